@@ -1,0 +1,147 @@
+"""Named crash sites: places where a drill makes a process die, stop, stall or fail.
+
+The sites sit in the real code. Disarmed, a site costs one call and one test of a module variable.
+Armed by a specification such as ``write.middle=kill@rank:1@step:20``::
+
+    RULES     = RULE {";" RULE}
+    RULE      = SITE "=" ACTION {"@" CONDITION}
+    ACTION    = "kill" | "stop" | "exit:" CODE | "sleep:" SECONDS | "raise" [":" ERRNO]
+    CONDITION = "rank:" N | "step:" N | "restart:" (N | "any")
+
+``kill`` and ``stop`` send this process SIGKILL and SIGSTOP; ``raise:ENOSPC`` raises that
+``OSError``, ``raise`` alone a :class:`FailpointError`. A rule acts once per process, and unless
+``restart`` says otherwise only before the first restart: the job it killed must be able to recover.
+"""
+
+import errno
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+
+from keepstep.phases import Phase
+
+FAILPOINTS: tuple[str, ...] = (
+    *(f"{phase}.{moment}" for phase in Phase for moment in ("before", "after")),
+    "write.middle",
+    "publish.middle",
+    "load.middle",
+    "step.after",
+)
+"""Every site there is.
+
+``write.middle`` is hit with about half of a rank's bytes in the store, ``publish.middle`` between
+the check for a newer generation and the creation of the manifest, ``step.after`` after each step,
+before a save that is due.
+"""
+
+
+class FailpointError(RuntimeError):
+    """Raised by the action ``raise``: stands for any unexpected error."""
+
+
+@dataclass(slots=True)
+class _Rule:
+    site: str
+    action: str
+    argument: str
+    step: int | None
+    has_fired: bool = field(default=False)
+
+
+_armed: list[_Rule] | None = None
+
+
+def arm(specification: str, *, rank: int, restart_count: int) -> None:
+    """Arm the rules that apply to this process, replacing what was armed before.
+
+    *Ranks:* local.
+    *Raises:* ``ValueError`` naming the rule that cannot be read; nothing is armed then.
+    """
+    global _armed  # noqa: PLW0603  # one table per process is the point
+    rules = [
+        rule
+        for text in specification.split(";")
+        if text.strip()
+        for rule in [_parse(text.strip(), rank, restart_count)]
+        if rule is not None
+    ]
+    _armed = rules or None
+
+
+def disarm() -> None:
+    """Forget every rule."""
+    global _armed  # noqa: PLW0603  # one table per process is the point
+    _armed = None
+
+
+def hit(site: str, *, step: int | None = None) -> None:
+    """Pass a crash site. Does nothing unless a rule for it is armed."""
+    if _armed is None:
+        return
+    for rule in _armed:
+        if rule.site == site and not rule.has_fired and rule.step in (None, step):
+            rule.has_fired = True
+            _act(rule)
+
+
+def _parse(text: str, rank: int, restart_count: int) -> _Rule | None:
+    """The rule, or ``None`` if its conditions exclude this process."""
+    site, equals, rest = text.partition("=")
+    action_text, *conditions = rest.split("@")
+    action, _, argument = action_text.partition(":")
+    if not equals or site not in FAILPOINTS:
+        msg = f"failpoint rule {text!r}: no site {site!r}; sites: {', '.join(sorted(FAILPOINTS))}"
+        raise ValueError(msg)
+    _check_action(text, action, argument)
+    wanted = {"restart": "0"}
+    for condition in conditions:
+        name, _, value = condition.partition(":")
+        is_any = name == "restart" and value == "any"
+        if name not in ("rank", "step", "restart") or not (value.isdecimal() or is_any):
+            msg = (
+                f"failpoint rule {text!r}: cannot read {condition!r}; "
+                "conditions: rank:N, step:N, restart:N|any"
+            )
+            raise ValueError(msg)
+        wanted[name] = value
+    if wanted["restart"] not in ("any", str(restart_count)):
+        return None
+    if wanted.get("rank", str(rank)) != str(rank):
+        return None
+    step = int(wanted["step"]) if "step" in wanted else None
+    return _Rule(site, action, argument, step)
+
+
+def _check_action(text: str, action: str, argument: str) -> None:
+    is_good = {
+        "kill": argument == "",
+        "stop": argument == "",
+        "exit": argument.isdecimal(),
+        "sleep": argument.replace(".", "", 1).isdecimal(),
+        "raise": argument == "" or hasattr(errno, argument),
+    }.get(action, False)
+    if not is_good:
+        msg = (
+            f"failpoint rule {text!r}: cannot read action {action!r}; "
+            "actions: kill, stop, exit:CODE, sleep:SECONDS, raise, raise:ERRNO"
+        )
+        raise ValueError(msg)
+
+
+def _act(rule: _Rule) -> None:
+    match rule.action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "exit":
+            os._exit(int(rule.argument))
+        case "sleep":
+            time.sleep(float(rule.argument))
+        case "raise" if rule.argument:
+            number = getattr(errno, rule.argument)
+            raise OSError(number, os.strerror(number), rule.site)
+        case "raise":
+            msg = f"failpoint {rule.site}"
+            raise FailpointError(msg)
