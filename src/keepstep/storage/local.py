@@ -1,0 +1,289 @@
+"""A directory of a POSIX file system as a store."""
+
+import ctypes
+import errno
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from keepstep.errors import (
+    ObjectExists,
+    ObjectNotFound,
+    StorageDenied,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
+from keepstep.storage.base import Buffer, Capabilities, ObjectInfo, check_key, check_prefix
+
+_TEMPORARY = ".tmp-"
+_WRITER_BUFFER_BYTES = 1 << 20
+_NO_HARD_LINKS = {
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EMLINK,
+    errno.EXDEV,
+}
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
+
+class LocalStorage:
+    """Objects as files below a root directory, which is made by the first write.
+
+    *Durability:* what the contract says, given a file system and disk that honor fsync. Files and
+    every directory on the way to them are synced before a write returns.
+    """
+
+    capabilities = Capabilities(exclusive_create=True, append=True)
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = Path(root).absolute()
+        self._durable_directories: set[Path] = set()
+
+    @property
+    def uri(self) -> str:
+        return str(self._root)
+
+    def put(self, key: str, data: Buffer) -> None:
+        path = self._path(key)
+        with _translated(key), self._temporary(path, data) as temporary:
+            temporary.replace(path)
+            _sync_directory(path.parent)
+
+    def create(self, key: str, data: Buffer) -> None:
+        path = self._path(key)
+        with _translated(key), self._temporary(path, data) as temporary:
+            _rename_exclusively(temporary, path)
+            try:
+                _sync_directory(path.parent)
+            except OSError:
+                # The name may not survive power loss, so it must not be seen either.
+                path.unlink()
+                raise
+
+    @contextmanager
+    def open_writer(self, key: str) -> Iterator["_FileWriter"]:
+        path = self._path(key)
+        with _translated(key):
+            self._make_durable_directory(path.parent)
+            file = path.open("xb", buffering=_WRITER_BUFFER_BYTES)
+        try:
+            yield _FileWriter(file, key)
+            with _translated(key):
+                file.flush()
+                _sync_file(file.fileno())
+                file.close()
+                _sync_directory(path.parent)
+        except BaseException:
+            # Only our own unfinished file is removed: opening it was exclusive.
+            with suppress(OSError):
+                path.unlink()
+            with suppress(OSError):
+                file.close()
+            raise
+
+    def append(self, key: str, data: Buffer) -> None:
+        path = self._path(key)
+        with _translated(key):
+            self._make_durable_directory(path.parent)
+            # One write call on an O_APPEND descriptor: a killed writer tears at most its last line.
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                _write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+
+    def get(self, key: str) -> bytes:
+        with _translated(key):
+            return self._path(key).read_bytes()
+
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+        with _translated(key):
+            descriptor = os.open(self._path(key), os.O_RDONLY)
+            try:
+                done = 0
+                while done < len(buffer):
+                    count = os.preadv(descriptor, [buffer[done:]], offset + done)
+                    if count == 0:
+                        break
+                    done += count
+                return done
+            finally:
+                os.close(descriptor)
+
+    def size(self, key: str) -> int:
+        with _translated(key):
+            return self._path(key).stat().st_size
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        base = self._root / check_prefix(prefix)
+        with _translated(prefix or "."):
+            found = sorted(_walk(base, prefix))
+        for key, size_bytes in found:
+            yield ObjectInfo(key, size_bytes)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        parents = set()
+        for key in keys:
+            path = self._path(key)
+            with _translated(key):
+                path.unlink(missing_ok=True)
+            parents.add(path.parent)
+        for parent in parents:
+            self._remove_empty_directories(parent)
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    @contextmanager
+    def _temporary(self, path: Path, data: Buffer) -> Iterator[Path]:
+        """``data``, durable in a file beside ``path``; gone afterwards unless it was renamed."""
+        self._make_durable_directory(path.parent)
+        temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                _sync_file(file.fileno())
+            yield temporary
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+    def _make_durable_directory(self, directory: Path) -> None:
+        """Make a directory and its parents, and sync each into the one above."""
+        if directory in self._durable_directories and directory.is_dir():
+            return
+        missing = []
+        for ancestor in (directory, *directory.parents):
+            if ancestor.is_dir():
+                break
+            missing.append(ancestor)
+        for ancestor in reversed(missing):
+            ancestor.mkdir(exist_ok=True)
+            _sync_directory(ancestor.parent)
+        self._durable_directories.add(directory)
+
+    def _remove_empty_directories(self, directory: Path) -> None:
+        """Climb from an emptied directory towards the root, removing what is empty."""
+        while directory != self._root and self._root in directory.parents:
+            try:
+                directory.rmdir()
+            except OSError:
+                break  # not empty, or gone already: nothing to tidy
+            self._durable_directories.discard(directory)
+            directory = directory.parent
+        with suppress(OSError):
+            _sync_directory(directory)
+
+
+class _FileWriter:
+    def __init__(self, file: IO[bytes], key: str) -> None:
+        self._file = file
+        self._key = key
+
+    def write(self, data: Buffer) -> None:
+        with _translated(self._key):
+            self._file.write(data)
+
+    def flush(self) -> None:
+        with _translated(self._key):
+            self._file.flush()
+
+
+def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    try:
+        entries = list(os.scandir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+        elif entry.is_file() and not entry.name.startswith(_TEMPORARY):
+            with suppress(FileNotFoundError):  # deleted between scan and stat
+                yield prefix + entry.name, entry.stat().st_size
+
+
+def _rename_exclusively(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target`` if it is free. *Raises:* ``FileExistsError``."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # On NFS the reply to a link that succeeded may be lost and the call repeated by the kernel.
+        if source.stat().st_nlink == 1:
+            raise
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _rename_noreplace(source, target)
+
+
+def _rename_noreplace(source: Path, target: Path) -> None:
+    """renameat2(RENAME_NOREPLACE), for file systems without hard links."""
+    number = errno.ENOSYS
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "renameat2"):
+            arguments = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target))
+            if libc.renameat2(*arguments, _RENAME_NOREPLACE) == 0:
+                return
+            number = ctypes.get_errno()
+    if number == errno.EEXIST:
+        raise FileExistsError(number, os.strerror(number), str(target))
+    msg = "exclusive create is impossible here: neither hard links nor RENAME_NOREPLACE"
+    raise OSError(number, msg, str(target))
+
+
+def _sync_file(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        # fsync on macOS leaves the data in the drive's cache.
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: Buffer) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+_KINDS: dict[int, type[StorageError]] = {
+    errno.ENOENT: ObjectNotFound,
+    errno.EEXIST: ObjectExists,
+    errno.ENOSPC: StorageFull,
+    errno.EDQUOT: StorageFull,
+    errno.EFBIG: StorageFull,
+    errno.EACCES: StorageDenied,
+    errno.EPERM: StorageDenied,
+    errno.EROFS: StorageDenied,
+}
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    """Turn an ``OSError`` into the storage error that says what a caller can do about it."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        kind = _KINDS.get(error.errno or 0, StorageUnavailable)
+        raise kind(f"{error.strerror or error}: {error.filename or key}", key=key) from error
