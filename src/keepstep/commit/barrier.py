@@ -1,0 +1,156 @@
+"""How the ranks of one attempt meet: posts to the coordinator, answers to the ranks.
+
+The barrier runs over a small key-value store (c10d's in production), never over a collective: a
+save may go on in the background while the training group is busy, and a rank that died is named
+instead of hanging its peers. Every key holds the attempt's id, so that what a dead attempt left
+behind is never read. A failure on any rank reaches all ranks as the same error.
+"""
+
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from keepstep.errors import BarrierTimeout, CommitAborted, InternalError, KeepstepError
+from keepstep.world import World
+
+_GOOD, _BAD = b"+", b"-"
+
+
+class Store(Protocol):
+    """What the barrier needs of a key-value store shared by all ranks."""
+
+    def set(self, key: str, value: bytes) -> None: ...
+
+    def wait(self, key: str, timeout_seconds: float) -> bytes | None:
+        """The value, as soon as it is there; ``None`` once the time is over."""
+        ...
+
+    def delete(self, key: str) -> None: ...
+
+
+class CommitBarrier:
+    """The meeting point of one attempt. One object per rank and attempt.
+
+    A *topic* is one round: every rank posts, the coordinator collects all posts and answers every
+    rank.
+    """
+
+    def __init__(
+        self, store: Store, *, world: World, scope: str, step: int, timeout_seconds: float
+    ) -> None:
+        self._store = store
+        self._world = world
+        self._scope = scope
+        self._step = step
+        self._timeout_seconds = timeout_seconds
+
+    def post(self, topic: str, produce: Callable[[], bytes]) -> None:
+        """Post what ``produce`` returns, or the exception it raises.
+
+        *Ranks:* all. *Raises:* nothing that ``produce`` raises: the answer will tell.
+        """
+        try:
+            message = _GOOD + produce()
+        except Exception as error:  # noqa: BLE001  # the coordinator decides what it means
+            message = _BAD + pickle.dumps(_portable(error, self._world.rank))
+        self._store.set(self._key(topic, "post", self._world.rank), message)
+
+    def collect(self, topic: str) -> list[bytes]:
+        """All ranks' posts, by rank.
+
+        *Ranks:* coordinator. *Blocks:* until all have posted, at most ``timeout_seconds``.
+        *Raises:* ``CommitAborted`` with every failure that was posted; ``BarrierTimeout`` naming
+        the ranks that posted nothing.
+        """
+        deadline = time.monotonic() + self._timeout_seconds
+        posts: dict[int, bytes] = {}
+        for rank in range(self._world.world_size):
+            key = self._key(topic, "post", rank)
+            message = self._store.wait(key, max(0.0, deadline - time.monotonic()))
+            if message is not None:
+                posts[rank] = message
+                self._store.delete(key)
+        failures = {
+            rank: pickle.loads(post[1:]) for rank, post in posts.items() if post[:1] == _BAD
+        }
+        if failures:
+            raise _merged(failures, self._step)
+        if missing := [rank for rank in range(self._world.world_size) if rank not in posts]:
+            raise BarrierTimeout(
+                f"waited {self._timeout_seconds:.0f} s for {_ranks(missing)} at step "
+                f"{self._step}, phase {topic}",
+                step=self._step,
+            )
+        return [posts[rank][1:] for rank in range(self._world.world_size)]
+
+    def answer(self, topic: str, produce: Callable[[], Sequence[bytes]]) -> None:
+        """Give each rank its answer from what ``produce`` returns, or the exception it raises.
+
+        *Ranks:* coordinator. *Raises:* nothing that ``produce`` raises: :meth:`await_answer` will.
+        """
+        try:
+            answers = [_GOOD + answer for answer in produce()]
+            if len(answers) != self._world.world_size:
+                raise InternalError(  # noqa: TRY301  # to be told to every rank
+                    f"{len(answers)} answers for {self._world.world_size} ranks"
+                )
+        except Exception as error:  # noqa: BLE001  # every rank must hear of it
+            answers = [
+                _BAD + pickle.dumps(_portable(error, self._world.rank))
+            ] * self._world.world_size
+        for rank, answer in enumerate(answers):
+            self._store.set(self._key(topic, "answer", rank), answer)
+
+    def await_answer(self, topic: str) -> bytes:
+        """This rank's answer.
+
+        *Ranks:* all. *Blocks:* until the coordinator answers, at most twice ``timeout_seconds``: it
+        may itself be waiting for another rank.
+        *Raises:* the error the coordinator answered with; ``BarrierTimeout`` if it did not answer.
+        """
+        key = self._key(topic, "answer", self._world.rank)
+        patience_seconds = 2 * self._timeout_seconds
+        message = self._store.wait(key, patience_seconds)
+        if message is None:
+            raise BarrierTimeout(
+                f"waited {patience_seconds:.0f} s for the coordinator (rank 0) at step "
+                f"{self._step}, phase {topic}",
+                step=self._step,
+            )
+        self._store.delete(key)
+        if message[:1] == _BAD:
+            raise pickle.loads(message[1:])
+        return message[1:]
+
+    def _key(self, topic: str, direction: str, rank: int) -> str:
+        return f"{self._scope}/{topic}/{direction}/{rank}"
+
+
+def _portable(error: Exception, rank: int) -> KeepstepError:
+    """An error that survives pickling whole and says on which rank it arose."""
+    if isinstance(error, KeepstepError):
+        if error.rank is None:
+            error.rank = rank
+        return error
+    text = f"{type(error).__name__}: {error}"
+    return CommitAborted(text, failures={rank: text}, rank=rank)
+
+
+def _merged(failures: dict[int, KeepstepError], step: int) -> KeepstepError:
+    """One error that tells all of them.
+
+    An error that ends the process is not turned into an abort.
+    """
+    for error in failures.values():
+        if isinstance(error, InternalError):
+            return error
+    texts = {rank: str(error) for rank, error in failures.items()}
+    first = min(texts)
+    return CommitAborted(
+        f"{_ranks(sorted(texts))} failed; rank {first}: {texts[first]}", failures=texts, step=step
+    )
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

@@ -1,0 +1,43 @@
+"""Canonical JSON: one value, one sequence of bytes; and documents that carry their own digest."""
+
+import json
+from typing import Any
+
+from keepstep.commit.blocks import sha256_digest
+from keepstep.errors import CorruptCheckpointError, UnsupportedFormatError
+
+FORMAT_VERSION = 1
+"""Of everything below a run's URI. Readers refuse newer ones."""
+
+
+def canonical_bytes(value: Any) -> bytes:
+    """Sorted keys, indented for people, ASCII, one trailing newline; NaN is refused."""
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """A document with its format version and its own digest."""
+    body = {**document, "format": FORMAT_VERSION}
+    return canonical_bytes({**body, "digest": sha256_digest(canonical_bytes(body))})
+
+
+def unseal(data: bytes, key: str) -> dict[str, Any]:
+    """The document, checked.
+
+    *Raises:* ``UnsupportedFormatError`` for a newer format, ``CorruptCheckpointError`` for anything
+    that is not what :func:`seal` made.
+    """
+    try:
+        document: dict[str, Any] = json.loads(data)
+        version, digest = document.pop("format"), document.pop("digest")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptCheckpointError(f"{key} is not a keepstep document", key=key) from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UnsupportedFormatError(
+            f"{key} has format {version}; this keepstep reads up to {FORMAT_VERSION}: upgrade "
+            "keepstep",
+            key=key,
+        )
+    if digest != sha256_digest(canonical_bytes({**document, "format": version})):
+        raise CorruptCheckpointError(f"{key} does not match its own digest", key=key)
+    return document
