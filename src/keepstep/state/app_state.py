@@ -1,0 +1,232 @@
+"""The tracked objects as one nested state dict."""
+
+import io
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from keepstep.errors import ConfigError
+from keepstep.state.optimizer import NamedOptimizer
+from keepstep.state.rng import derive_rng, load_rng_state_dict, rng_state_dict
+
+RANKS = "ranks"
+"""Entries below this name belong to one rank each."""
+
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+
+Path = tuple[str | int, ...]
+TensorSpec = tuple[tuple[int, ...], torch.dtype]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything that can be saved and put back. Its state must be the same on all ranks."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+class AppState:
+    """The ordered set of named objects that must come back, and the generators of this rank.
+
+    *Ranks:* the same objects under the same names on all ranks.
+    """
+
+    def __init__(self, *, rank: int, seed: int) -> None:
+        self._rank = rank
+        self._seed = seed
+        self._modules: dict[str, torch.nn.Module] = {}
+        self._optimizers: dict[str, Optimizer] = {}
+        self._others: dict[str, Stateful] = {}
+
+    def track(self, objects: Mapping[str, Any]) -> None:
+        """Add objects. *Raises:* ``ConfigError`` naming one that cannot be tracked."""
+        for name, tracked in objects.items():
+            if (
+                name == RANKS
+                or "." in name
+                or name in {*self._modules, *self._optimizers, *self._others}
+            ):
+                raise ConfigError(
+                    f"cannot track an object as {name!r}: the name is taken or not a plain one"
+                )
+            if isinstance(tracked, torch.nn.Module):
+                self._modules[name] = tracked
+            elif isinstance(tracked, Optimizer):
+                self._optimizers[name] = tracked
+            elif isinstance(tracked, Stateful):
+                self._others[name] = tracked
+            else:
+                raise ConfigError(
+                    f"cannot track {name!r}: a {type(tracked).__name__} has no state_dict() and "
+                    "load_state_dict()"
+                )
+
+    def save_dict(self) -> dict[str, Any]:
+        """Everything, nested by object. Tensors are the live ones.
+
+        *Ranks:* all, at the same step boundary.
+        """
+        state: dict[str, Any] = self.common_dict()
+        state[RANKS] = {rank_name(self._rank): {"rng": rng_state_dict()}}
+        return state
+
+    def common_dict(self) -> dict[str, Any]:
+        """As :meth:`save_dict`, without what belongs to single ranks."""
+        state: dict[str, Any] = {name: self._module_dict(name) for name in self._modules}
+        state |= {
+            name: optimizer.state_dict() for name, optimizer in self._named_optimizers().items()
+        }
+        state |= {
+            name: _as_one_value(name, other.state_dict()) for name, other in self._others.items()
+        }
+        return state
+
+    def template(
+        self, tensors: Mapping[Path, TensorSpec], values: Iterable[Path], *, with_rng: bool
+    ) -> dict[str, Any]:
+        """Where to load to: live tensors where there are any, new ones for optimizer state.
+
+        Args:
+            tensors: What the checkpoint has, by path: global shape and dtype.
+            values: Paths of the checkpoint's entries that are not tensors.
+            with_rng: Whether to load this rank's generators.
+        """
+        template: dict[str, Any] = {name: self._module_dict(name) for name in self._modules}
+        destinations: dict[Path, Any] = {}
+        own = (RANKS, rank_name(self._rank))
+        by_value = {*self._optimizers, *self._others}
+        for path in values:
+            if path[0] in by_value or (with_rng and path[:2] == own):
+                destinations[path] = None
+        for path, (shape, dtype) in tensors.items():
+            is_option = path[0] in self._optimizers and path[1] == "param_groups"
+            if is_option or path[0] in self._others or (with_rng and path[:2] == own):
+                destinations[path] = torch.empty(shape, dtype=dtype)
+        for name, optimizer in self._named_optimizers().items():
+            template[name] = {"state": {}, "param_groups": []}
+            mine = {path[1:]: spec for path, spec in tensors.items() if path[0] == name}
+            destinations |= {(name, *path): t for path, t in optimizer.destinations(mine).items()}
+        for path in sorted(destinations, key=_path_order):
+            _insert(template, path, destinations[path])
+        return template
+
+    def load_dict(self, loaded: Mapping[str, Any]) -> None:
+        """Put back what was loaded into :meth:`template`, the generators excepted."""
+        for name, module in self._modules.items():
+            if any(not isinstance(value, torch.Tensor) for value in loaded[name].values()):
+                # Tensors were loaded in place; extra state has to be handed over.
+                set_model_state_dict(module, loaded[name])
+        for name, optimizer in self._named_optimizers().items():
+            optimizer.load_state_dict(loaded[name])
+        for name, other in self._others.items():
+            other.load_state_dict(loaded[name])
+
+    def load_rng(self, loaded: Mapping[str, Any]) -> None:
+        """Continue this rank's generators where they were saved."""
+        load_rng_state_dict(loaded[RANKS][rank_name(self._rank)]["rng"])
+
+    def derive_rng(self, step: int) -> None:
+        """Start generators that depend on seed, rank and step alone."""
+        derive_rng(seed=self._seed, rank=self._rank, step=step)
+
+    def expected(self) -> dict[Path, TensorSpec | None]:
+        """What a checkpoint must hold, by path; ``None`` for a value.
+
+        Optimizers take what there is.
+        """
+        expected: dict[Path, TensorSpec | None] = {}
+        for name in self._modules:
+            for key, value in self._module_dict(name).items():
+                is_tensor = isinstance(value, torch.Tensor)
+                expected[(name, key)] = (tuple(value.shape), value.dtype) if is_tensor else None
+        return expected | dict.fromkeys((name,) for name in self._others)
+
+    def accepted(self, present: Mapping[Path, TensorSpec | None]) -> set[Path]:
+        """Which entries of a checkpoint have a place here, those of :meth:`expected` aside."""
+        optimizers = self._named_optimizers()
+        return {
+            path
+            for path in present
+            if path[0] == RANKS
+            or path[0] in self._others
+            or (path[0] in optimizers and optimizers[str(path[0])].accepts(path[1:]))
+        }
+
+    def optimizer_groups(self) -> dict[str, list[frozenset[str]]]:
+        """Names of the parameters in each group of each optimizer."""
+        return {name: optimizer.groups() for name, optimizer in self._named_optimizers().items()}
+
+    def _module_dict(self, name: str) -> dict[str, Any]:
+        return get_model_state_dict(self._modules[name])
+
+    def _named_optimizers(self) -> dict[str, NamedOptimizer]:
+        names = self._parameter_names()
+        named = {}
+        for name, optimizer in self._optimizers.items():
+            strangers = sum(
+                p not in names for group in optimizer.param_groups for p in group["params"]
+            )
+            if strangers:
+                raise ConfigError(
+                    f"optimizer {name!r} holds {strangers} parameters of modules that are not "
+                    "tracked; "
+                    "track the module as well, and build the optimizer after wrapping it"
+                )
+            named[name] = NamedOptimizer(optimizer, names)
+        return named
+
+    def _parameter_names(self) -> dict[torch.nn.Parameter, str]:
+        names: dict[torch.nn.Parameter, str] = {}
+        for name, module in self._modules.items():
+            if isinstance(module, FSDPModule):
+                # After a forward without backward the root holds other, unsharded parameters.
+                module.reshard()
+            inner = module.module if isinstance(module, DistributedDataParallel) else module
+            prefix = f"{name}." if len(self._modules) > 1 else ""
+            for fqn, parameter in inner.named_parameters():
+                plain = ".".join(part for part in fqn.split(".") if part not in _WRAPPERS)
+                names[parameter] = prefix + plain
+        return names
+
+
+def rank_name(rank: int) -> str:
+    """The name below which a rank's own entries are kept."""
+    return f"{rank:05}"
+
+
+def _as_one_value(name: str, content: Any) -> io.BytesIO:
+    """A state dict serialized whole: stored entry by entry, its keys would all become strings."""
+    buffer = io.BytesIO()
+    try:
+        torch.save(content, buffer)
+    except Exception as error:  # pickle raises nearly anything; all of it means the same here
+        raise ConfigError(f"the state_dict() of {name!r} cannot be stored: {error}") from error
+    return buffer
+
+
+def _path_order(path: Path) -> tuple[tuple[bool, str | int], ...]:
+    """List items in the order of their indices, so that each can be appended."""
+    return tuple((isinstance(part, int), part) for part in path)
+
+
+def _insert(container: Any, path: Path, value: Any) -> None:
+    for part, following in pairwise(path):
+        empty: Any = [] if isinstance(following, int) else {}
+        if isinstance(container, list):
+            while len(container) <= int(part):
+                container.append([] if isinstance(following, int) else {})
+            container = container[int(part)]
+        else:
+            container = container.setdefault(part, empty)
+    if isinstance(container, list):
+        container.append(value)
+    else:
+        container[path[-1]] = value

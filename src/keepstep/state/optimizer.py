@@ -1,0 +1,138 @@
+"""Optimizer state by parameter name, in the structure of torch's own distributed state dicts.
+
+``torch.distributed.checkpoint.state_dict`` has the same structure but materializes missing state by
+taking a step with zero gradients, which moves the step counters, and skips that silently where a
+gradient is left over. Here a state dict is what the optimizer holds, and a template for loading is
+built from what the checkpoint holds.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+Path = tuple[str | int, ...]
+
+
+class NamedOptimizer:
+    """An optimizer whose parameters are known by name.
+
+    Args:
+        optimizer: Any ``torch.optim.Optimizer`` that keeps its state in ``optimizer.state``.
+        names: Name of every parameter of the tracked modules.
+    """
+
+    def __init__(self, optimizer: Optimizer, names: Mapping[torch.nn.Parameter, str]) -> None:
+        self._optimizer = optimizer
+        self._names = names
+        self._parameters = {
+            names[parameter]: parameter
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """``{"state": {fqn: {name: value}}, "param_groups": [{option: value, "params": [fqn]}]}``.
+
+        Tensors are the optimizer's own. Parameters that have no state yet have no entry.
+        """
+        state = {
+            fqn: dict(self._optimizer.state[parameter])
+            for fqn, parameter in self._parameters.items()
+            # A plain lookup would create an empty entry in the defaultdict.
+            if self._optimizer.state.get(parameter)
+        }
+        return {
+            "state": state,
+            "param_groups": [self._options(g) for g in self._optimizer.param_groups],
+        }
+
+    def destinations(
+        self, tensors: Mapping[Path, tuple[tuple[int, ...], torch.dtype]]
+    ) -> dict[Path, torch.Tensor]:
+        """A tensor to load into for every state tensor the checkpoint has.
+
+        Args:
+            tensors: Global shape and dtype by path ``("state", fqn, name)``; others are ignored.
+        """
+        return {
+            path: self._destination(str(path[1]), str(path[2]), shape, dtype)
+            for path, (shape, dtype) in tensors.items()
+            if len(path) == 3 and path[0] == "state" and path[1] in self._parameters
+        }
+
+    def accepts(self, path: Path) -> bool:
+        """Whether an entry of a checkpoint has a place in this optimizer."""
+        match path:
+            case ("param_groups", *_):
+                return True
+            case ("state", fqn, _):
+                return fqn in self._parameters
+        return False
+
+    def load_state_dict(self, loaded: Mapping[str, Any]) -> None:
+        """Take over a loaded state dict of the structure of :meth:`state_dict`.
+
+        Assigned directly: ``Optimizer.load_state_dict`` would cast state to its parameter's dtype.
+        """
+        state = loaded.get("state", {})
+        for fqn, parameter in self._parameters.items():
+            self._optimizer.state.pop(parameter, None)
+            if fqn in state:
+                self._optimizer.state[parameter] = dict(state[fqn])
+        saved_groups = {
+            frozenset(group["params"]): group for group in loaded.get("param_groups", [])
+        }
+        for group in self._optimizer.param_groups:
+            saved = saved_groups[frozenset(self._group_names(group))]
+            group.update(
+                {
+                    option: _typed(group.get(option), value)
+                    for option, value in saved.items()
+                    if option != "params"
+                }
+            )
+
+    def groups(self) -> list[frozenset[str]]:
+        """Names of the parameters of each group."""
+        return [frozenset(self._group_names(group)) for group in self._optimizer.param_groups]
+
+    def _group_names(self, group: Mapping[str, Any]) -> Iterable[str]:
+        return [self._names[parameter] for parameter in group["params"]]
+
+    def _options(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {**group, "params": list(self._group_names(group))}
+
+    def _destination(
+        self, fqn: str, name: str, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> torch.Tensor:
+        parameter = self._parameters[fqn]
+        present = self._optimizer.state.get(parameter, {}).get(name)
+        if (
+            isinstance(present, torch.Tensor)
+            and tuple(present.shape) == shape
+            and present.dtype == dtype
+        ):
+            return present
+        if shape == tuple(parameter.shape) and shape != ():
+            return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+        return torch.zeros(shape, dtype=dtype, device=self._scalar_device(fqn))
+
+    def _scalar_device(self, fqn: str) -> torch.device:
+        """Step counters live on the host unless the optimizer is fused or capturable."""
+        parameter = self._parameters[fqn]
+        for group in self._optimizer.param_groups:
+            if any(parameter is member for member in group["params"]):
+                on_device = group.get("fused") or group.get("capturable")
+                return parameter.device if on_device else torch.device("cpu")
+        return torch.device("cpu")
+
+
+def _typed(present: Any, loaded: Any) -> Any:
+    """Options keep their kind: betas stay a tuple, a tensor lr stays on its device."""
+    if isinstance(present, tuple) and isinstance(loaded, list):
+        return tuple(loaded)
+    if isinstance(present, torch.Tensor) and isinstance(loaded, torch.Tensor):
+        return loaded.to(present.device)
+    return loaded
