@@ -1,0 +1,1 @@
+"""Staying alive together: how the ranks of a job agree."""

@@ -1,0 +1,114 @@
+"""Agreement among all ranks, on a group of its own.
+
+The group is gloo on the host, whatever the training backend: its traffic shares neither the
+communicator nor the stream of the training group, and its waits have a deadline of their own.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from keepstep.errors import CoordinationError, KeepstepError
+from keepstep.world import World
+
+T = TypeVar("T")
+
+
+class ControlGroup:
+    """*Ranks:* making one and every method is collective: all ranks call, in the same order.
+
+    *Blocks:* each method at most ``timeout_seconds``, then ``CoordinationError``.
+    """
+
+    def __init__(self, world: World, *, timeout_seconds: float) -> None:
+        self._world = world
+        self._timeout_seconds = timeout_seconds
+        self._group: dist.ProcessGroup | None = None
+        if world.world_size > 1:
+            timeout = timedelta(seconds=timeout_seconds)
+            self._group = self._call(lambda: dist.new_group(backend="gloo", timeout=timeout))
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        """The largest of each value over all ranks."""
+        if self._group is None:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.int64)
+        self._call(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group))
+        return [int(value) for value in tensor]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * self._world.world_size
+        self._call(lambda: dist.all_gather_object(values, value, group=self._group))
+        return values
+
+    def decide(self, produce: Callable[[], T]) -> T:
+        """Let the coordinator decide; its result, or its error, is every rank's.
+
+        *Raises:* the ``KeepstepError`` that ``produce`` raised, on all ranks. Any other error is
+        raised on the coordinator alone and told to the others.
+        """
+        if not self._world.is_coordinator:
+            message = self._broadcast(None)
+            if isinstance(message, KeepstepError):
+                raise message
+            return cast("T", message[0])
+        try:
+            result = produce()
+        except KeepstepError as error:
+            self._broadcast(error)
+            raise
+        except BaseException as error:
+            self._broadcast(CoordinationError(f"rank 0 failed: {type(error).__name__}: {error}"))
+            raise
+        self._broadcast((result,))
+        return result
+
+    def attempt(self, act: Callable[[], Any]) -> dict[int, KeepstepError]:
+        """Let every rank act; the keepstep errors that came of it, by rank, the same on every rank.
+
+        *Raises:* any other error, where it arose; the other ranks are told.
+        """
+        problem: KeepstepError | None = None
+        unexpected: BaseException | None = None
+        try:
+            act()
+        except KeepstepError as error:
+            problem = error
+        except BaseException as error:  # noqa: BLE001  # peers must not wait for this rank
+            unexpected = error
+            problem = CoordinationError(f"rank {self._world.rank}: {type(error).__name__}: {error}")
+        problems = self.gather(problem)
+        if unexpected is not None:
+            raise unexpected
+        return {rank: error for rank, error in enumerate(problems) if error is not None}
+
+    def close(self) -> None:
+        """Leave. *Ranks:* local."""
+        if self._group is not None:
+            with suppress(RuntimeError, ValueError):  # peers may be gone already
+                dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _broadcast(self, message: Any) -> Any:
+        if self._group is None:
+            return message
+        messages = [message]
+        self._call(lambda: dist.broadcast_object_list(messages, src=0, group=self._group))
+        return messages[0]
+
+    def _call(self, collective: Callable[[], T]) -> T:
+        try:
+            return collective()
+        except (RuntimeError, ValueError) as error:  # gloo has no type of its own for a lost peer
+            raise CoordinationError(
+                f"rank {self._world.rank} could not reach its peers within "
+                f"{self._timeout_seconds:.0f} s: {error}",
+                rank=self._world.rank,
+            ) from error

@@ -1,0 +1,8 @@
+"""The public API of a training loop: one object, few verbs; the loop stays the user's."""
+
+from keepstep.session.loading import load
+from keepstep.session.opening import open
+from keepstep.session.results import Lost, Restored, Save, Skipped, Stop
+from keepstep.session.session import Session
+
+__all__ = ["open", "load", "Session", "Restored", "Lost", "Skipped", "Save", "Stop"]

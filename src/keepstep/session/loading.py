@@ -1,0 +1,48 @@
+"""Loading one checkpoint, wherever it came from, without a run."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.storage import StorageReader
+
+from keepstep.checkpoint.engine import check_state_fits, load_state
+from keepstep.checkpoint.reader import ShardReader, Snapshot
+from keepstep.checkpoint.stock import StockReader
+from keepstep.commit.catalog import Catalog
+from keepstep.commit.layout import STEPS, CheckpointId
+from keepstep.state.app_state import AppState
+from keepstep.storage.local import LocalStorage
+
+
+def load(path: str | Path, **objects: Any) -> None:
+    """Load a checkpoint directory into objects: one of keepstep's, or one that stock DCP wrote.
+
+    ::
+
+        keepstep.load("runs/gpt/steps/000000000400-g000001-3f9cab12cd34", model=model, optim=optim)
+
+    A checkpoint of keepstep's is verified block by block; stock DCP's has nothing to verify. Random
+    generators are left alone.
+
+    *Ranks:* local; in a process group call it on all ranks, and sharded objects read their shards.
+
+    Args:
+        path: The checkpoint's own directory.
+        objects: As for :meth:`Session.track`, under the names they were saved by.
+
+    *Raises:* ``StateMismatchError`` before anything is changed; ``NoCheckpointError``;
+    ``CorruptCheckpointError``: the objects are then partly overwritten.
+    """
+    state = AppState(rank=0, seed=0)
+    state.track(objects)
+    reader = _reader(Path(path).absolute())
+    check_state_fits(reader, state, where=str(path))
+    load_state(reader, state, with_rng=False)
+
+
+def _reader(directory: Path) -> StorageReader:
+    checkpoint = CheckpointId.parse(directory.name)
+    if checkpoint is None or directory.parent.name != STEPS.rstrip("/"):
+        return StockReader(directory)
+    storage = LocalStorage(directory.parent.parent)
+    return ShardReader(storage, Snapshot.open(storage, Catalog(storage).manifest(checkpoint)))

@@ -1,0 +1,71 @@
+"""What the verbs of a session return."""
+
+from dataclasses import dataclass, field
+
+from keepstep.commit.layout import CheckpointId
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A checkpoint that was passed over at a resume, and why."""
+
+    checkpoint: CheckpointId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Work that was done after the last commit, and has to be done again."""
+
+    last_step: int
+    """The last step that was run."""
+    committed_step: int
+    samples: int
+    seconds: float
+    """Between the committed step and the last one, by the clock of the rank that ran them."""
+
+    @property
+    def steps(self) -> int:
+        return self.last_step - self.committed_step
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where training goes on. The same on all ranks."""
+
+    step: int
+    checkpoint: CheckpointId | None
+    """``None`` for a fresh start."""
+    generation: int
+    world_size_was: int | None
+    skipped: tuple[Skipped, ...] = field(default=())
+    lost: Lost | None = None
+    """``None`` if there is no record of earlier work."""
+
+    @property
+    def fresh(self) -> bool:
+        return self.checkpoint is None
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A save that succeeded. It has two moments; a synchronous save returns with both behind it."""
+
+    checkpoint: CheckpointId
+    seconds: dict[str, float]
+    """Of each phase, on this rank."""
+
+    def staged(self) -> None:
+        """Return once training may change the tensors again."""
+
+    def committed(self) -> CheckpointId:
+        """Return the checkpoint once it is durable and in the history."""
+        return self.checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The ranks agreed to leave the loop after this step; it is committed."""
+
+    reason: str
+    step: int

@@ -1,0 +1,402 @@
+"""The session: one object per rank that keeps a loop's work."""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from keepstep import failpoints
+from keepstep._version import __version__
+from keepstep.checkpoint.participant import TensorParticipant
+from keepstep.checkpoint.store import C10dStore
+from keepstep.commit.barrier import CommitBarrier
+from keepstep.commit.catalog import Catalog
+from keepstep.commit.layout import CheckpointId, ledger_key
+from keepstep.commit.manifest import Manifest, ObjectRecord
+from keepstep.commit.protocol import Timeline, save
+from keepstep.config import Interval
+from keepstep.elastic.control_group import ControlGroup
+from keepstep.errors import CommitError, ConfigError
+from keepstep.observability.ledger import Ledger
+from keepstep.session.results import Restored, Save, Stop
+from keepstep.session.resume import Resumed, Resumer, is_common
+from keepstep.state.app_state import AppState
+from keepstep.storage.base import Storage
+from keepstep.world import World
+
+logger = logging.getLogger("keepstep.session")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What :func:`keepstep.open` was given; described there."""
+
+    every: Interval
+    resume: str | int
+    seed: int
+    mathematics: Mapping[str, Any] | None
+    accept_change: bool
+    config_digest: str | None
+    parallel: Mapping[str, Any]
+    timeout_seconds: float
+    failed_saves_allowed: int
+
+
+class Session:
+    """A run, from one rank's point of view. Made by :func:`keepstep.open`.
+
+    *Ranks:* every public method is collective, except :meth:`track`, :meth:`record`,
+    :meth:`request_stop` and the properties.
+    """
+
+    def __init__(self, storage: Storage, settings: Settings, world: World) -> None:
+        self.world = world
+        self.step = 0
+        """Optimizer steps completed."""
+        self.samples = 0
+        """Samples consumed by the run, over all ranks."""
+        self.tokens = 0
+        """Tokens consumed by the run, over all ranks."""
+        self.latest: CheckpointId | None = None
+        """The newest checkpoint this session has restored or committed."""
+        self._storage = storage
+        self._settings = settings
+        self._control = ControlGroup(world, timeout_seconds=settings.timeout_seconds)
+        self._store = C10dStore(timeout_seconds=settings.timeout_seconds)
+        self._state = AppState(rank=world.rank, seed=settings.seed)
+        self._run = self._control.decide(Catalog(storage).open_run)
+        self._resumed: Resumed | None = None
+        self._ledger: Ledger | None = None
+        self._metrics: dict[str, float] = {}
+        self._attempts = 0
+        self._failed_saves = 0
+        self._saved_at = time.monotonic()
+        self._stop_reason: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the run is kept."""
+        return self._storage.uri
+
+    @property
+    def generation(self) -> int:
+        """This incarnation of the run's process group.
+
+        *Raises:* ``ConfigError`` before :meth:`restore`.
+        """
+        return self._restored().generation
+
+    def track(self, **objects: Any) -> Self:
+        """Name what must come back: modules, optimizers, anything with ``state_dict`` and
+        ``load_state_dict``.
+
+        Optimizers are tracked together with the modules whose parameters they hold. Other objects
+        must have the same state on all ranks. Random generators are tracked without asking.
+
+        *Ranks:* the same names on all ranks. *Raises:* ``ConfigError`` naming what cannot be
+        tracked.
+        """
+        self._state.track(objects)
+        return self
+
+    def restore(self) -> Restored:
+        """Put back the newest checkpoint that verifies on all ranks, or start afresh if there is
+        none.
+
+        Call it once, after :meth:`track` and before the loop.
+
+        *Raises:* ``NoCheckpointError``, ``AllCheckpointsDamagedError``, ``StateMismatchError``,
+        ``ConfigError``, ``FencedError``: the same on all ranks, and nothing on storage was
+        replaced.
+        """
+        if self._resumed is not None:
+            raise ConfigError(
+                "restore() was called twice; a session restores once, before its loop"
+            )
+        settings = self._settings
+        resumed = Resumer(
+            self._storage,
+            self._state,
+            world=self.world,
+            control=self._control,
+            resume=settings.resume,
+            mathematics=settings.mathematics,
+            accept_change=settings.accept_change,
+        ).run()
+        self._resumed = resumed
+        manifest = resumed.manifest
+        if manifest is not None:
+            self.step = manifest.step
+            self.samples = manifest.progress["samples"]
+            self.tokens = manifest.progress["tokens"]
+            self.latest = manifest.id
+            self._metrics = dict(manifest.metrics)
+        self._ledger = Ledger(self._append, generation=resumed.generation, rank=self.world.rank)
+        restored = Restored(
+            step=self.step,
+            checkpoint=self.latest,
+            generation=resumed.generation,
+            world_size_was=manifest.world_size if manifest else None,
+            skipped=resumed.skipped,
+            lost=resumed.lost,
+        )
+        self._report_restored(restored)
+        self._saved_at = time.monotonic()
+        return restored
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Wrap whatever changes tracked tensors: it waits for a snapshot that is still being
+        copied.
+
+        Saves are synchronous: ``tick`` returns with the snapshot taken and committed, so the wait
+        is over before it begins.
+        """
+        yield
+
+    def tick(
+        self, *, samples: int = 0, tokens: int = 0, **metrics: float | torch.Tensor
+    ) -> Stop | None:
+        """End an optimizer step: count it, agree with all ranks on what is next, save if it is
+        time.
+
+        A save that fails is reported and tried again when the next is due; training goes on.
+
+        Args:
+            samples: Consumed by this step over all ranks.
+            tokens: The same in tokens.
+            metrics: Numbers or 0-d tensors; the last known value of each goes into the manifest.
+
+        Returns:
+            What to stop for, after a commit, or ``None`` to go on.
+
+        *Raises:* ``FencedError`` if a newer generation has taken over; ``CommitError`` once
+        ``failed_saves_allowed`` saves in a row have failed; ``CoordinationError`` if ranks are
+        missing.
+        """
+        self._restored()
+        self.step += 1
+        self.samples += samples
+        self.tokens += tokens
+        self._note_metrics(metrics)
+        failpoints.hit("step.after", step=self.step)
+        save_is_due, stop_is_due = self._control.largest(
+            [self._save_is_due(), self._stop_reason is not None]
+        )
+        if save_is_due or stop_is_due:
+            self._save_tolerantly()
+        if not stop_is_due:
+            return None
+        reasons = self._control.gather(self._stop_reason)
+        return Stop(next(reason for reason in reasons if reason is not None), self.step)
+
+    def save(self, *, tags: tuple[str, ...] = ()) -> Save:
+        """Commit the current step now.
+
+        *Durability:* the step is committed once this returns.
+        *Raises:* ``CommitError`` if it is not; earlier checkpoints are untouched and training may
+        go on. ``FencedError`` if a newer generation has taken over.
+        """
+        resumed = self._restored()
+        attempt = self._next_attempt(resumed)
+        timeline = Timeline(self.step)
+        published: list[Manifest] = []
+
+        def describe(objects: tuple[ObjectRecord, ...], state_digest: str) -> Manifest:
+            published.append(self._manifest(attempt, objects, state_digest, tags))
+            return published[0]
+
+        try:
+            save(
+                TensorParticipant(
+                    self._state.save_dict(),
+                    storage=self._storage,
+                    attempt=attempt,
+                    world=self.world,
+                    describe=describe,
+                    is_common=is_common,
+                ),
+                attempt=attempt,
+                storage=self._storage,
+                barrier=CommitBarrier(
+                    self._store,
+                    world=self.world,
+                    scope=f"keepstep/{self._run}/{resumed.nonce}/{attempt.attempt}",
+                    step=self.step,
+                    timeout_seconds=self._settings.timeout_seconds,
+                ),
+                world=self.world,
+                timeline=timeline,
+            )
+        except CommitError as error:
+            self.record("save_failed", step=self.step, attempt=attempt.attempt, error=str(error))
+            raise
+        self.latest = attempt
+        self._saved_at = time.monotonic()
+        self._report_saved(attempt, timeline, published)
+        return Save(attempt, timeline.seconds)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask all ranks to leave the loop after the next step. *Ranks:* any one is enough."""
+        self._stop_reason = reason
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Write a line into this rank's ledger. *Ranks:* local. Fields are JSON values."""
+        self._restored()
+        if self._ledger is not None:
+            self._ledger.record(event, **fields)
+
+    def close(self) -> None:
+        """Leave the run as it is. *Ranks:* local."""
+        self._control.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            is_committed = self.latest is not None and self.latest.step == self.step
+            if kind is None and self._resumed is not None and self.step > 0 and not is_committed:
+                self.save()
+        finally:
+            self.close()
+
+    def _restored(self) -> Resumed:
+        if self._resumed is None:
+            raise ConfigError("call restore() after track() and before the loop, on every rank")
+        return self._resumed
+
+    def _next_attempt(self, resumed: Resumed) -> CheckpointId:
+        """The same on all ranks, and no other try's: the nonce is this generation's alone."""
+        self._attempts += 1
+        name = hashlib.sha256(f"{resumed.nonce}/{self._attempts}".encode()).hexdigest()[:12]
+        return CheckpointId(self.step, resumed.generation, name)
+
+    def _save_is_due(self) -> bool:
+        every = self._settings.every
+        if every.steps is not None:
+            return self.step % every.steps == 0
+        # One clock decides; the other ranks follow.
+        waited = time.monotonic() - self._saved_at
+        return self.world.is_coordinator and waited >= (every.seconds or math.inf)
+
+    def _save_tolerantly(self) -> None:
+        try:
+            self.save()
+            self._failed_saves = 0
+        except CommitError as error:
+            self._failed_saves += 1
+            self._saved_at = time.monotonic()
+            allowed = self._settings.failed_saves_allowed
+            if self._failed_saves > allowed:
+                logger.error(
+                    "%d saves in a row have failed; %d are allowed", self._failed_saves, allowed
+                )
+                raise
+            if self.world.is_coordinator:
+                logger.warning(
+                    "step=%d outcome=%s failed_saves=%d/%d: %s",
+                    self.step,
+                    type(error).__name__,
+                    self._failed_saves,
+                    allowed,
+                    error,
+                )
+
+    def _manifest(
+        self,
+        attempt: CheckpointId,
+        objects: tuple[ObjectRecord, ...],
+        state_digest: str,
+        tags: tuple[str, ...],
+    ) -> Manifest:
+        return Manifest(
+            run=self._run,
+            step=attempt.step,
+            generation=attempt.generation,
+            attempt=attempt.attempt,
+            parent=self.latest,
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            keepstep_version=__version__,
+            torch_version=torch.__version__,
+            world_size=self.world.world_size,
+            parallel=self._settings.parallel,
+            progress={"samples": self.samples, "tokens": self.tokens},
+            metrics=self._metrics,
+            tags=tags,
+            config_digest=self._settings.config_digest,
+            mathematics=self._settings.mathematics or {},
+            state_digest=state_digest,
+            objects=objects,
+        )
+
+    def _note_metrics(self, metrics: Mapping[str, float | torch.Tensor]) -> None:
+        numbers = {name: float(value) for name, value in metrics.items()}
+        finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+        self._metrics |= finite
+        others = {name: str(number) for name, number in numbers.items() if name not in finite}
+        self.record("step", step=self.step, samples=self.samples, **finite, **others)
+
+    def _report_restored(self, restored: Restored) -> None:
+        lost = restored.lost
+        self.record(
+            "generation",
+            step=restored.step,
+            world_size=self.world.world_size,
+            resumed_from=restored.checkpoint.name if restored.checkpoint else None,
+            skipped=[skipped.checkpoint.name for skipped in restored.skipped],
+            lost_steps=lost.steps if lost else 0,
+            restart_count=self.world.restart_count,
+        )
+        if not self.world.is_coordinator:
+            return
+        if restored.checkpoint is None:
+            logger.info("fresh start of generation %d in %s", restored.generation, self.uri)
+        else:
+            logger.info(
+                "resumed from %s as generation %d, world size %s -> %d",
+                restored.checkpoint,
+                restored.generation,
+                restored.world_size_was,
+                self.world.world_size,
+            )
+        if lost is not None:
+            logger.info(
+                "last step run %d, last step committed %d: %d steps, %d samples, %.1f s to redo",
+                lost.last_step,
+                lost.committed_step,
+                lost.steps,
+                lost.samples,
+                lost.seconds,
+            )
+
+    def _report_saved(
+        self, attempt: CheckpointId, timeline: Timeline, published: list[Manifest]
+    ) -> None:
+        seconds = {f"{phase}_s": round(taken, 4) for phase, taken in timeline.seconds.items()}
+        self.record("save", step=attempt.step, checkpoint=attempt.name, **seconds)
+        if published:  # on the coordinator
+            logger.info(
+                "step=%d outcome=committed bytes=%d objects=%d %s attempt=%s",
+                attempt.step,
+                published[0].total_bytes,
+                len(published[0].objects),
+                " ".join(f"{name}={taken:.3f}" for name, taken in seconds.items()),
+                attempt.attempt,
+            )
+
+    def _append(self, data: bytes) -> None:
+        self._storage.append(ledger_key(self._restored().generation, self.world.rank), data)
