@@ -1,0 +1,114 @@
+"""``keepstep verify``: reads checkpoints back and checks every byte."""
+
+from typing import TypedDict
+
+from keepstep.cli.output import Flag, UsageError, bytes_in_words, print_json
+from keepstep.cli.records import find_entry, open_run
+from keepstep.commit.catalog import Catalog, Entry, Status
+from keepstep.commit.verify import verify_checkpoint
+from keepstep.errors import ExitCode, NoCheckpointError
+from keepstep.storage.base import Storage
+from keepstep.storage.opening import open_storage
+
+
+class DamageRecord(TypedDict):
+    """One thing that is wrong."""
+
+    key: str
+    block: int | None
+    reason: str
+
+
+class Verdict(TypedDict):
+    """What became of one checkpoint, under the names that ``--json`` prints."""
+
+    name: str
+    step: int
+    status: str
+    is_whole: bool
+    objects: int | None
+    size_bytes: int | None
+    damages: list[DamageRecord]
+
+
+def verify(uri: str, step: str | None = None, /, *, all: Flag = False, json: Flag = False) -> int:
+    """Read a checkpoint back and check every byte of it; exit 65 if any is damaged.
+
+    Parameters
+    ----------
+    uri
+        Where the run lives: a path or file:///path.
+    step
+        A step, or the full name of an attempt; the newest committed one if left out.
+    all
+        Every checkpoint that `ls` shows.
+    json
+        Print JSON.
+    """
+    if all and step is not None:
+        raise UsageError(f"verify takes a step or --all, not both: leave out {step} or --all")
+    storage = open_storage(uri)
+    catalog = open_run(storage)
+    verdicts = []
+    for entry in _chosen(storage, catalog, step, all=all):
+        verdict = _verdict(storage, catalog, entry)
+        verdicts.append(verdict)
+        if not json:
+            _print_verdict(verdict)
+    if json:
+        print_json({"uri": storage.uri, "checkpoints": verdicts})
+    return _exit_code(verdicts)
+
+
+def _chosen(storage: Storage, catalog: Catalog, step: str | None, *, all: bool) -> list[Entry]:
+    entries = catalog.entries()
+    if step is not None:
+        entry = find_entry(storage, entries, step)
+        if entry.status is Status.UNCOMMITTED:
+            raise NoCheckpointError(
+                f"{entry.id} was never committed: nothing vouches for its bytes"
+            )
+        return [entry]
+    committed = [entry for entry in entries if entry.status is Status.COMMITTED]
+    quarantined = [entry for entry in entries if entry.status is Status.QUARANTINED]
+    if all and (committed or quarantined):
+        return sorted(committed + quarantined, key=lambda entry: entry.id)
+    if committed:
+        return committed[-1:]
+    aside = f" ({len(quarantined)} quarantined: see --all)" if quarantined else ""
+    raise NoCheckpointError(f"{storage.uri} has no committed checkpoint{aside}")
+
+
+def _verdict(storage: Storage, catalog: Catalog, entry: Entry) -> Verdict:
+    damages = verify_checkpoint(storage, entry.id)
+    manifest = None if damages else catalog.manifest(entry.id)
+    return Verdict(
+        name=entry.id.name,
+        step=entry.id.step,
+        status=entry.status.value,
+        is_whole=not damages,
+        objects=len(manifest.objects) if manifest else None,
+        size_bytes=manifest.total_bytes if manifest else None,
+        damages=[
+            DamageRecord(key=damage.key, block=damage.block, reason=damage.reason)
+            for damage in damages
+        ],
+    )
+
+
+def _exit_code(verdicts: list[Verdict]) -> ExitCode:
+    are_whole = all(verdict["is_whole"] for verdict in verdicts)
+    return ExitCode.OK if are_whole else ExitCode.DAMAGED
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    aside = " (quarantined)" if verdict["status"] == Status.QUARANTINED else ""
+    title = f"step {verdict['step']}{aside}"
+    if verdict["objects"] is not None and verdict["size_bytes"] is not None:
+        size = bytes_in_words(verdict["size_bytes"])
+        print(f"{title}: ok ({verdict['objects']} objects, {size})", flush=True)
+        return
+    print(f"{title}: damaged", flush=True)
+    for damage in verdict["damages"]:
+        place = "" if damage["block"] is None else f" block {damage['block']}"
+        print(f"  {damage['key']}{place}: {damage['reason']}", flush=True)
