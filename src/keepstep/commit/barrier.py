@@ -60,8 +60,8 @@ class CommitBarrier:
         """All ranks' posts, by rank.
 
         *Ranks:* coordinator. *Blocks:* until all have posted, at most ``timeout_seconds``.
-        *Raises:* ``CommitAborted`` with every failure that was posted; ``BarrierTimeout`` naming
-        the ranks that posted nothing.
+        *Raises:* ``CommitAborted`` with every failure that was posted, or naming the ranks that
+        posted nothing.
         """
         deadline = time.monotonic() + self._timeout_seconds
         posts: dict[int, bytes] = {}
@@ -77,7 +77,7 @@ class CommitBarrier:
         if failures:
             raise _merged(failures, self._step)
         if missing := [rank for rank in range(self._world.world_size) if rank not in posts]:
-            raise BarrierTimeout(
+            raise CommitAborted(
                 f"waited {self._timeout_seconds:.0f} s for {_ranks(missing)} at step "
                 f"{self._step}, phase {topic}",
                 step=self._step,

@@ -1,0 +1,330 @@
+"""The save protocol, run for real by ranks that are threads, over stores that fail on purpose."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from bytes_participant import BytesParticipant
+
+from keepstep.commit.barrier import CommitBarrier
+from keepstep.commit.catalog import Catalog, Status
+from keepstep.commit.layout import MANIFEST, CheckpointId, new_attempt
+from keepstep.commit.lineage import claim_generation
+from keepstep.commit.protocol import Timeline, save
+from keepstep.commit.verify import verify_checkpoint
+from keepstep.errors import (
+    BarrierTimeout,
+    CommitAborted,
+    CommitOutcomeUnknown,
+    FencedError,
+    InternalError,
+    ObjectExists,
+    StorageFull,
+    StorageUnavailable,
+)
+from keepstep.phases import Phase
+from keepstep.storage.base import Buffer, Storage
+from keepstep.testing.memory_storage import MemoryStorage
+from keepstep.testing.memory_store import MemoryStore
+from keepstep.world import World
+
+Interfere = Callable[[int, str], None]
+
+
+class Job:
+    """A process group of threads with a generation of its own."""
+
+    def __init__(self, storage: Storage, world_size: int = 3) -> None:
+        self.storage = storage
+        self.world_size = world_size
+        self.store = MemoryStore()
+        newest = max(Catalog(storage).generations(), default=0)
+        latest = Catalog(storage).latest()
+        claim = claim_generation(
+            storage, newest_seen=newest, world_size=world_size, resumed_from=latest
+        )
+        self.generation = claim.number
+
+    def save(
+        self,
+        step: int,
+        interfere: Interfere = lambda *_: None,
+        *,
+        absent: frozenset[int] = frozenset(),
+        patience: float = 5,
+    ) -> tuple[CheckpointId, list[BaseException | None]]:
+        """One attempt by all ranks that are not absent; what each of them raised."""
+        attempt = CheckpointId(step, self.generation, new_attempt())
+        raised: list[BaseException | None] = [None] * self.world_size
+
+        def run(rank: int) -> None:
+            world = World(rank=rank, world_size=self.world_size)
+            participant = BytesParticipant(
+                self.storage,
+                attempt,
+                rank,
+                self.world_size,
+                bytes([rank]) * 100,
+                lambda name: interfere(rank, name),
+            )
+            barrier = CommitBarrier(
+                self.store, world=world, scope=attempt.attempt, step=step, timeout_seconds=patience
+            )
+            try:
+                save(
+                    participant,
+                    attempt=attempt,
+                    storage=self.storage,
+                    barrier=barrier,
+                    world=world,
+                    timeline=Timeline(step),
+                )
+            except BaseException as error:  # noqa: BLE001  # looked at by the test
+                raised[rank] = error
+
+        threads = [
+            threading.Thread(target=run, args=(rank,))
+            for rank in range(self.world_size)
+            if rank not in absent
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return attempt, raised
+
+
+def objects_of(storage: Storage, attempt: CheckpointId) -> list[str]:
+    return [info.key for info in storage.list(attempt.prefix)]
+
+
+def test_a_save_commits_on_every_rank_and_verifies() -> None:
+    storage = MemoryStorage()
+    job = Job(storage)
+    attempt, raised = job.save(10)
+    assert raised == [None, None, None]
+    assert Catalog(storage).latest() == attempt
+    assert verify_checkpoint(storage, attempt) == []
+    assert job.store.keys() == [], "nothing is left in the store"
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("method", ["local_plan", "stage", "write"])
+def test_a_failure_on_one_rank_aborts_on_all_and_names_it(rank: int, method: str) -> None:
+    storage = MemoryStorage()
+    job = Job(storage)
+    job.save(10)
+
+    def fail(at: int, name: str) -> None:
+        if (at, name) == (rank, method):
+            raise StorageFull("no space for shard", key="steps/x")
+
+    attempt, raised = job.save(20, fail)
+    assert [type(error) for error in raised] == [CommitAborted] * 3
+    for error in raised:
+        assert isinstance(error, CommitAborted)
+        assert list(error.failures) == [rank]
+        assert "no space for shard" in str(error)
+    assert objects_of(storage, attempt) == [], "nothing is left of the attempt"
+    latest = Catalog(storage).latest()
+    assert latest is not None
+    assert latest.step == 10
+
+    retried, raised = job.save(20)
+    assert raised == [None] * 3
+    assert Catalog(storage).latest() == retried
+
+
+@pytest.mark.parametrize("method", ["global_plan", "manifest"])
+def test_a_failure_of_the_coordinator_reaches_all(method: str) -> None:
+    job = Job(MemoryStorage())
+
+    def fail(_: int, name: str) -> None:
+        if name == method:
+            raise RuntimeError("unforeseen")
+
+    attempt, raised = job.save(10, fail)
+    assert all(isinstance(error, CommitAborted) and "unforeseen" in str(error) for error in raised)
+    assert objects_of(job.storage, attempt) == []
+
+
+def test_an_internal_error_is_not_taken_for_a_failed_save() -> None:
+    def fail(rank: int, name: str) -> None:
+        if (rank, name) == (1, "write"):
+            raise InternalError("an invariant broke")
+
+    _, raised = Job(MemoryStorage()).save(10, fail)
+    assert [type(error) for error in raised] == [InternalError] * 3
+
+
+@pytest.mark.parametrize("absent", [frozenset({2}), frozenset({1, 2})])
+def test_a_missing_rank_is_named_after_the_deadline(absent: frozenset[int]) -> None:
+    _, raised = Job(MemoryStorage()).save(30, absent=absent, patience=0.2)
+    names = ", ".join(map(str, sorted(absent)))
+    assert isinstance(raised[0], CommitAborted)
+    assert f"for rank{'s' if len(absent) > 1 else ''} {names} at step 30, phase plan" in str(
+        raised[0]
+    )
+
+
+def test_a_rank_that_dies_after_planning_is_named() -> None:
+    def die(rank: int, name: str) -> None:
+        if (rank, name) == (1, "write"):
+            raise SystemExit  # as a killed process, it posts nothing
+
+    _, raised = Job(MemoryStorage()).save(30, die, patience=0.3)
+    assert isinstance(raised[1], SystemExit)
+    for rank in (0, 2):
+        assert isinstance(raised[rank], CommitAborted)
+        assert "rank 1 at step 30, phase arrive" in str(raised[rank])
+
+
+def test_a_silent_coordinator_is_named_and_nothing_is_committed() -> None:
+    def die(rank: int, name: str) -> None:
+        if (rank, name) == (0, "manifest"):
+            raise SystemExit
+
+    storage = MemoryStorage()
+    attempt, raised = Job(storage).save(30, die, patience=0.2)
+    for error in raised[1:]:
+        assert isinstance(error, CommitOutcomeUnknown)
+        assert "coordinator" in str(error)
+    assert Catalog(storage).latest() is None
+    assert objects_of(storage, attempt) != [], "it could still be published: nothing is removed"
+
+
+class BadPublish(MemoryStorage):
+    """Misbehaves when the manifest is created."""
+
+    def __init__(self, behave: Callable[[MemoryStorage, str, Buffer], None]) -> None:
+        super().__init__()
+        self.behave = behave
+
+    def create(self, key: str, data: Buffer) -> None:
+        if key.endswith(MANIFEST):
+            self.behave(self, key, data)
+        else:
+            super().create(key, data)
+
+
+@pytest.mark.parametrize("kind", [ObjectExists, StorageUnavailable])
+def test_a_publish_whose_reply_was_lost_is_a_commit(kind: type[Exception]) -> None:
+    def lose_reply(storage: MemoryStorage, key: str, data: Buffer) -> None:
+        MemoryStorage.create(storage, key, data)
+        raise kind("the reply was lost")
+
+    storage = BadPublish(lose_reply)
+    attempt, raised = Job(storage).save(10)
+    assert raised == [None] * 3
+    assert Catalog(storage).latest() == attempt
+
+
+def test_a_publish_that_may_still_land_is_unknown_and_keeps_its_objects() -> None:
+    def lose_request(storage: MemoryStorage, key: str, data: Buffer) -> None:
+        raise StorageUnavailable("timed out", key=key)
+
+    storage = BadPublish(lose_request)
+    attempt, raised = Job(storage).save(10)
+    assert [type(error) for error in raised] == [CommitOutcomeUnknown] * 3
+    assert len(objects_of(storage, attempt)) == 7
+    assert Catalog(storage).latest() is None
+
+
+def test_a_publish_that_was_refused_is_an_abort() -> None:
+    def refuse(storage: MemoryStorage, key: str, data: Buffer) -> None:
+        raise StorageFull("no space", key=key)
+
+    storage = BadPublish(refuse)
+    attempt, raised = Job(storage).save(10)
+    assert [type(error) for error in raised] == [CommitAborted] * 3
+    assert objects_of(storage, attempt) == []
+
+
+def test_another_writer_under_our_name_is_an_internal_error() -> None:
+    def usurp(storage: MemoryStorage, key: str, data: Buffer) -> None:
+        storage.put(key, b"theirs")
+        raise ObjectExists("taken", key=key)
+
+    _, raised = Job(BadPublish(usurp)).save(10)
+    assert [type(error) for error in raised] == [InternalError] * 3
+
+
+def test_a_zombie_that_looks_before_it_publishes_is_fenced_and_publishes_nothing() -> None:
+    storage = MemoryStorage()
+    zombie = Job(storage)
+    zombie.save(10)
+    successor = Job(storage)
+    attempt, raised = zombie.save(20)
+    assert [type(error) for error in raised] == [FencedError] * 3
+    assert attempt.key(MANIFEST) not in objects_of(storage, attempt)
+    good, _ = successor.save(20)
+    assert Catalog(storage).latest() == good
+
+
+def test_late_commit_of_a_zombie_is_superseded() -> None:
+    """The successor starts between the zombie's look and its publish: only the lineage can help."""
+
+    successors: list[Job] = []
+    storage = BadPublish(MemoryStorage.create)
+    zombie = Job(storage)
+    first, _ = zombie.save(10)
+
+    def race(storage: MemoryStorage, key: str, data: Buffer) -> None:
+        storage.behave = MemoryStorage.create  # type: ignore[attr-defined]
+        successors.append(Job(storage))
+        MemoryStorage.create(storage, key, data)
+
+    storage.behave = race
+    late, raised = zombie.save(20)
+    assert [type(error) for error in raised] == [FencedError] * 3
+    assert late.key(MANIFEST) in objects_of(storage, late), "it did land"
+    statuses = {entry.id: entry.status for entry in Catalog(storage).entries()}
+    assert statuses == {first: Status.COMMITTED, late: Status.SUPERSEDED}
+    good, _ = successors[0].save(15)
+    assert Catalog(storage).candidates() == [good, first]
+
+
+def test_what_a_dead_attempt_posted_is_never_read() -> None:
+    """The flaw of barriers keyed by step: the second try would count the first one's arrivals."""
+    storage = MemoryStorage()
+    job = Job(storage)
+
+    def die(rank: int, name: str) -> None:
+        if rank == 0 and name == "manifest":
+            raise SystemExit
+
+    job.save(10, die, patience=0.2)
+    _, raised = job.save(10, absent=frozenset({1}), patience=0.2)
+    assert isinstance(raised[0], CommitAborted)
+    assert "rank 1" in str(raised[0])
+    assert Catalog(storage).latest() is None
+
+
+def test_phases_are_timed_in_order() -> None:
+    timeline = Timeline(1)
+    for phase in Phase:
+        with timeline.phase(phase):
+            pass
+    assert list(timeline.seconds) == list(Phase)
+
+
+def test_a_coordinator_that_gets_too_few_answers_ready_tells_all() -> None:
+    store = MemoryStore()
+    barriers = [
+        CommitBarrier(
+            store, world=World(rank=rank, world_size=2), scope="x", step=1, timeout_seconds=1
+        )
+        for rank in range(2)
+    ]
+    barriers[0].answer("plan", lambda: [b"only one"])
+    for barrier in barriers:
+        with pytest.raises(InternalError):
+            barrier.await_answer("plan")
+
+
+def test_no_answer_names_the_coordinator() -> None:
+    barrier = CommitBarrier(
+        MemoryStore(), world=World(rank=1, world_size=2), scope="x", step=4, timeout_seconds=0.05
+    )
+    with pytest.raises(BarrierTimeout, match=r"coordinator \(rank 0\) at step 4, phase depart"):
+        barrier.await_answer("depart")
