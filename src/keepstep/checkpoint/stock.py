@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ _ALLOWED = {
     "torch": {"Size"},
     "collections": {"OrderedDict"},
 }
+
+_PATHS = {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"}
 
 
 class StockReader(FileSystemReader):
@@ -60,6 +62,8 @@ class StockReader(FileSystemReader):
 
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
+        if module_name in ("pathlib", "pathlib._local") and global_name in _PATHS:
+            return PurePosixPath  # DCP notes where it wrote to, on whatever system that was
         is_dtype = module_name == "torch" and isinstance(
             getattr(torch, global_name, None), torch.dtype
         )

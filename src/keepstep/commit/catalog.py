@@ -163,10 +163,10 @@ def _status(
     reasons: dict[CheckpointId, str],
     line: dict[int, int | None],
 ) -> Status:
-    if attempt not in manifests:
-        return Status.UNCOMMITTED
     if attempt in reasons:
         return Status.QUARANTINED
+    if attempt not in manifests:
+        return Status.UNCOMMITTED
     last_step = line.get(attempt.generation, -1)
     is_on_line = last_step is None or attempt.step <= last_step
     return Status.COMMITTED if is_on_line else Status.SUPERSEDED
