@@ -1,4 +1,4 @@
-"""Small models with what makes resharding hard: uneven and empty shards, tied and frozen weights."""
+"""Small models with what makes resharding hard: uneven shards, tied and frozen weights."""
 
 from typing import Any, Literal
 

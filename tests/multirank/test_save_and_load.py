@@ -79,7 +79,7 @@ def test_every_tensor_survives_a_change_of_strategy_and_world_size(
 
 
 def without_statistics(state: dict[str, Any]) -> dict[str, Any]:
-    """Running statistics of BatchNorm differ between the ranks of a job; rank 0's are saved by DCP."""
+    """Running statistics of BatchNorm differ between the ranks of a job; one rank's are saved."""
     return {name: value for name, value in state.items() if "running_" not in name}
 
 

@@ -44,7 +44,10 @@ merged = torch.load(out + "/merged.pt", weights_only=True)
 template = {
     "model": {k: torch.full_like(v, 77) for k, v in merged["model"].items()},
     "optim": {
-        "state": {p: {k: torch.full_like(v, 77) for k, v in s.items()} for p, s in merged["optim"]["state"].items()},
+        "state": {
+            p: {k: torch.full_like(v, 77) for k, v in s.items()}
+            for p, s in merged["optim"]["state"].items()
+        },
         "param_groups": [{k: None for k in g} for g in merged["optim"]["param_groups"]],
     },
 }

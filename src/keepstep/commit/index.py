@@ -62,7 +62,7 @@ class Frame:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Frame":
-        tuples = {
+        tuples: dict[str, Any] = {
             name: tuple(data[name])
             for name in ("path", "global_shape", "offsets", "shape")
             if name in data

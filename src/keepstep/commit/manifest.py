@@ -37,7 +37,7 @@ class Manifest:
     """The checkpoint this one's training continued from, by commit or by resume."""
     parallel: Mapping[str, Any] = field(default_factory=dict)
     progress: Mapping[str, int] = field(default_factory=dict)
-    """``samples`` and ``tokens`` consumed so far by the run."""
+    """``samples`` and ``tokens`` consumed so far by the run; ``epoch`` where it is known."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     config_digest: str | None = None

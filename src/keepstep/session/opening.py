@@ -23,6 +23,7 @@ def open(
     accept_change: bool = False,
     config_digest: str | None = None,
     parallel: Mapping[str, Any] | None = None,
+    samples_per_epoch: int | None = None,
     timeout_seconds: float = 120.0,
     failed_saves_allowed: int = 10,
     world: World | None = None,
@@ -45,6 +46,7 @@ def open(
         accept_change: Resume all the same.
         config_digest: Of the whole configuration; goes into every manifest.
         parallel: Description of the parallel layout; goes into every manifest.
+        samples_per_epoch: If given, manifests name the epoch as well.
         timeout_seconds: The longest that any rank waits for its peers.
         failed_saves_allowed: Failed saves in a row before training stops.
         world: Who this process is; taken from the process group by default.
@@ -59,6 +61,7 @@ def open(
         accept_change=accept_change,
         config_digest=config_digest,
         parallel=dict(parallel or {}),
+        samples_per_epoch=samples_per_epoch,
         timeout_seconds=timeout_seconds,
         failed_saves_allowed=failed_saves_allowed,
     )

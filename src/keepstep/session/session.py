@@ -46,6 +46,7 @@ class Settings:
     accept_change: bool
     config_digest: str | None
     parallel: Mapping[str, Any]
+    samples_per_epoch: int | None
     timeout_seconds: float
     failed_saves_allowed: int
 
@@ -334,7 +335,7 @@ class Session:
             torch_version=torch.__version__,
             world_size=self.world.world_size,
             parallel=self._settings.parallel,
-            progress={"samples": self.samples, "tokens": self.tokens},
+            progress=self._progress(),
             metrics=self._metrics,
             tags=tags,
             config_digest=self._settings.config_digest,
@@ -342,6 +343,12 @@ class Session:
             state_digest=state_digest,
             objects=objects,
         )
+
+    def _progress(self) -> dict[str, int]:
+        progress = {"samples": self.samples, "tokens": self.tokens}
+        if self._settings.samples_per_epoch:
+            progress["epoch"] = self.samples // self._settings.samples_per_epoch
+        return progress
 
     def _note_metrics(self, metrics: Mapping[str, float | torch.Tensor]) -> None:
         numbers = {name: float(value) for name, value in metrics.items()}
