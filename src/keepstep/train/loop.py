@@ -1,0 +1,79 @@
+"""The training loop: one story from a configuration to a trained model, told in the public API.
+
+The global batch, its order and its cut into microbatches depend on nothing but the configuration;
+ranks only share the work. So a run goes on after a restart on any number of ranks.
+"""
+
+import torch
+
+from keepstep.config import Config
+from keepstep.data.sampler import GlobalSampler, Slot
+from keepstep.session import Session
+from keepstep.train.evaluation import evaluate, global_mean
+from keepstep.train.parallel import parallelize, plan_layout
+from keepstep.train.report import Report, Summary
+from keepstep.train.seeds import rank_seed, seed_all
+from keepstep.train.tasks import Task
+from keepstep.train.trainer import Losses, Trainer
+
+
+def train(session: Session, task: Task, config: Config, device: torch.device) -> Summary:
+    """Train ``task`` from where ``session`` stands to ``config.train.steps``.
+
+    *Ranks:* collective.
+    """
+    world, batch = session.world, config.batch
+    sampler = GlobalSampler(task.num_samples, batch.global_size, batch.microbatch, config.seed)
+    sampler.check_world(world)
+
+    seed_all(config.seed)  # every rank of every world builds the same weights
+    model = task.make_model()
+    parallel = parallelize(
+        model,
+        task.blocks(model),
+        plan_layout(config.parallel, world, device),
+        config=config.parallel,
+        precision=config.train.precision,
+        device=device,
+    )
+    trainer = Trainer(parallel, task, config.optim)
+    seed_all(rank_seed(config.seed, world.rank))  # from here on, dropout differs between ranks
+
+    session.track(**trainer.state())
+    session.restore()
+    trainer.configure()
+
+    report = Report(session, tokens_per_step=batch.global_size * task.tokens_per_sample)
+    while session.step < config.train.steps:
+        slots = sampler.slots(session.samples, world)
+        losses = trainer.accumulate(slots)
+        if config.train.log_samples:
+            _record_samples(session, slots, losses)
+        with session.guard():
+            update = trainer.update()
+
+        step = session.step + 1
+        is_last = step == config.train.steps
+        metrics = {}
+        if is_last or report.is_first or step % config.train.log_every == 0:
+            metrics["loss"] = global_mean(losses.by_slot, sampler.num_slots, device)
+        every = config.train.evaluate_every
+        if every and (is_last or step % every == 0):
+            metrics["val_loss"] = evaluate(
+                parallel, task, world, num_samples=config.data.validation_samples
+            )
+        stop = session.tick(samples=batch.global_size, tokens=report.tokens_per_step, **metrics)
+        report.after_step(metrics, update, epoch=sampler.epoch(session.samples))
+        if stop:
+            break
+    return report.summary()
+
+
+def _record_samples(session: Session, slots: list[Slot], losses: Losses) -> None:
+    """Note in the ledger what this rank consumes for the step in progress, and what came of it."""
+    session.record(
+        "samples",
+        step=session.step + 1,
+        ids=[int(id) for slot in slots if not slot.is_padding for id in slot.ids],
+        loss_hex=losses.weighted_sum.hex(),
+    )
