@@ -1,0 +1,1 @@
+"""Facts of the process: the only place that looks at the environment."""

@@ -1,0 +1,64 @@
+"""One incarnation of a training job, from the process group to the last commit."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import record
+
+import keepstep
+from keepstep.config import Config
+from keepstep.errors import ConfigError
+from keepstep.launch.process_group import process_group
+from keepstep.train.loop import train
+from keepstep.train.parallel import plan_layout
+from keepstep.train.report import committed_step
+from keepstep.train.tasks import open_task
+from keepstep.world import World
+
+logger = logging.getLogger("keepstep.launch")
+
+
+@record  # writes the error file by which torchelastic finds the rank that failed first
+def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
+    """Train until the run is complete or told to stop.
+
+    *Ranks:* collective. *Durability:* the last step is committed once this returns.
+    """
+    device = choose_device(world)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    timeout_seconds = config.parallel.timeout_seconds
+    with process_group(world, environ, device, timeout_seconds=timeout_seconds):
+        task = open_task(config)
+        with keepstep.open(
+            config.uri,
+            every=config.checkpoint.every,
+            resume=config.resume,
+            mathematics=config.mathematics() | {"data.digest": task.data_digest},
+            config_digest=config.digest(),
+            accept_change=config.accept_change,
+            seed=config.seed,
+            world=world,
+            parallel=plan_layout(config.parallel, world, device).describe(),
+            samples_per_epoch=task.num_samples,
+            timeout_seconds=config.checkpoint.timeout_seconds,
+            failed_saves_allowed=config.checkpoint.failed_saves_allowed,
+        ) as session:
+            summary = train(session, task, config, device)
+        logger.info("done %s committed=%s", summary, committed_step(session))
+
+
+def choose_device(world: World) -> torch.device:
+    """This rank's GPU if the machine has any, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if world.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local rank {world.local_rank} has no GPU: the node shows "
+            f"{torch.cuda.device_count()}. Start as many ranks per node as GPUs, or set "
+            "CUDA_VISIBLE_DEVICES= to train on CPU"
+        )
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)
+    return device

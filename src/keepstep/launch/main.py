@@ -1,0 +1,73 @@
+"""Start the trainer: from command line and environment to an exit code.
+
+Torch is imported only once the configuration is known to be sound: a typo is answered at once.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from keepstep import failpoints
+from keepstep.config import Config, resolve
+from keepstep.errors import ConfigError, KeepstepError, exit_code_of
+from keepstep.launch.env import world_from
+from keepstep.world import World
+
+logger = logging.getLogger("keepstep.launch")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train: ``[recipe.toml ...] [--section.setting value ...]``.
+
+    Returns when the run is complete, else exits the process with the code of the error.
+    """
+    try:
+        _main(sys.argv[1:] if arguments is None else arguments, os.environ)
+    except KeepstepError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        sys.exit(exit_code_of(error))
+
+
+def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    _set_up_logging(World())
+    world = world_from(environ)
+    _set_up_logging(world)
+    config = _read_config(arguments, environ)
+    _arm_failpoints(environ, world)
+    # DDP's reducer advises, in C++, against an option that is set on purpose. Only this variable
+    # reaches it, and torch reads it when it is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from keepstep.launch.job import run_job
+
+    run_job(config, world, environ)
+
+
+def _set_up_logging(world: World) -> None:
+    """To stderr: INFO from the coordinator, warnings from everybody."""
+    handler = logging.StreamHandler()
+    form = f"%(asctime)s rank {world.rank} %(levelname)s %(message)s"
+    handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+    root = logging.getLogger("keepstep")
+    root.handlers = [handler]
+    root.setLevel(logging.INFO if world.is_coordinator else logging.WARNING)
+    root.propagate = False
+
+
+def _read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """Leading arguments that are no flags are recipe files."""
+    first_flag = next(
+        (index for index, argument in enumerate(arguments) if argument.startswith("-")),
+        len(arguments),
+    )
+    files = [Path(argument) for argument in arguments[:first_flag]]
+    return resolve(files=files, environ=environ, arguments=arguments[first_flag:]).config
+
+
+def _arm_failpoints(environ: Mapping[str, str], world: World) -> None:
+    specification = environ.get("KEEPSTEP_FAILPOINTS", "")
+    try:
+        failpoints.arm(specification, rank=world.rank, restart_count=world.restart_count)
+    except ValueError as error:
+        raise ConfigError(f"KEEPSTEP_FAILPOINTS in the environment: {error}") from error
