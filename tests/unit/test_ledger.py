@@ -1,7 +1,11 @@
 """The ledger: line by line, and a torn last line is left out."""
 
 import json
+import logging
 
+import pytest
+
+from keepstep.errors import StorageFull
 from keepstep.observability.ledger import Ledger, read_ledger
 
 
@@ -36,3 +40,16 @@ def test_what_a_dying_writer_tore_is_left_out() -> None:
         assert steps in ([1], [1, 2])
     assert read_ledger(b"") == []
     assert read_ledger(b"[1]\n\x00\n") == []
+
+
+def test_a_full_disk_loses_events_but_does_not_stop_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: bytes) -> None:
+        raise StorageFull("no space")
+
+    ledger = Ledger(fail, generation=1, rank=0)
+    with caplog.at_level(logging.WARNING, "keepstep.ledger"):
+        for step in range(5):
+            ledger.record("step", step=step)
+    assert len(caplog.records) == 1, "said once, not at every step"

@@ -5,22 +5,34 @@ lost. Nothing but reports rests on it: which checkpoints exist is decided by the
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+from keepstep.errors import StorageError
+
+logger = logging.getLogger("keepstep.ledger")
+
 
 class Ledger:
-    """Writes events. ``append`` adds bytes to the log; a failure of it never stops training."""
+    """Writes events. ``append`` adds bytes to the log; where it fails, training goes on without."""
 
     def __init__(self, append: Callable[[bytes], None], *, generation: int, rank: int) -> None:
         self._append = append
+        self._is_failing = False
         self._common = {"generation": generation, "rank": rank}
 
     def record(self, event: str, **fields: Any) -> None:
         """Write one line: the event, the time (Unix seconds), and the fields (JSON values)."""
         line = {"event": event, "time": round(time.time(), 3), **self._common, **fields}
-        self._append((json.dumps(line, separators=(",", ":")) + "\n").encode())
+        try:
+            self._append((json.dumps(line, separators=(",", ":")) + "\n").encode())
+            self._is_failing = False
+        except StorageError as error:
+            if not self._is_failing:
+                logger.warning("the ledger cannot be written, events are lost: %s", error)
+            self._is_failing = True
 
 
 def read_ledger(data: bytes) -> list[dict[str, Any]]:
