@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 import keepstep
 from conftest import RunRanks
 from keepstep.errors import CorruptCheckpointError, NoCheckpointError, StateMismatchError
+from keepstep.storage.local import LocalStorage
 
 
 def save_ours(rank: int, uri: str, strategy: Strategy) -> dict[str, Any]:
@@ -75,6 +76,31 @@ def test_stock_dcp_reads_a_checkpoint_where_keepstep_cannot_be_imported(
     for name, tensor in merged["model"].items():
         assert torch.equal(tensor, saved[f".model.{name}"]), name
     assert merged["optim"]["param_groups"][0]["note"] == "matrices"
+
+
+def save_through_stock_dcp(rank: int, uri: str) -> dict[str, Any]:
+    model = build("fsdp")
+    optimizer = adamw(model)
+    step(model, optimizer)
+    model_state, optimizer_state = get_state_dict(model, optimizer)
+    writer = ShardWriter(LocalStorage(uri), CheckpointId(1, 1, "0" * 12))
+    dcp.save({"model": model_state, "optim": optimizer_state}, storage_writer=writer)
+    assert writer.index is not None
+    assert writer.index.rank == rank
+    return full_state(model=model, optim=optimizer)
+
+
+def test_our_writer_works_under_stock_dcp_save(run_ranks: RunRanks, tmp_path: Path) -> None:
+    saved = run_ranks(2, save_through_stock_dcp, str(tmp_path))[0]
+    model = build("none", seed=5)
+    optimizer = adamw(model)
+    keepstep.load(as_stock(checkpoint_in(tmp_path)), model=model, optim=optimizer)
+    assert_equal(saved, full_state(model=model, optim=optimizer))
+
+
+def as_stock(path: Path) -> Path:
+    """Without a manifest it is no checkpoint of keepstep's: read it as stock DCP would."""
+    return path.rename(path.parent.parent / "stock")
 
 
 def save_stock(rank: int, path: str, strategy: Strategy) -> dict[str, Any]:
