@@ -14,6 +14,8 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 
 import keepstep
 from conftest import RunRanks
+from keepstep.checkpoint.writer import ShardWriter
+from keepstep.commit.layout import CheckpointId
 from keepstep.errors import CorruptCheckpointError, NoCheckpointError, StateMismatchError
 from keepstep.storage.local import LocalStorage
 
