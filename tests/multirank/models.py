@@ -104,5 +104,10 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert value == other[name], name
 
 
+def without_statistics(state: dict[str, Any]) -> dict[str, Any]:
+    """Running statistics of BatchNorm differ between the ranks of a job; one rank's are saved."""
+    return {name: value for name, value in state.items() if "running_" not in name}
+
+
 def open_session(uri: str, **options: Any) -> keepstep.Session:
     return keepstep.open(uri, every="1000steps", timeout_seconds=20, **options)

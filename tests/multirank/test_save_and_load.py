@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from models import Strategy, adamw, assert_equal, build, full_state, open_session, sgd, step
+from models import (
+    Strategy,
+    adamw,
+    assert_equal,
+    build,
+    full_state,
+    open_session,
+    sgd,
+    step,
+    without_statistics,
+)
 from torch.optim.lr_scheduler import StepLR
 
 from conftest import RunRanks
@@ -76,11 +86,6 @@ def test_every_tensor_survives_a_change_of_strategy_and_world_size(
     storage = LocalStorage(tmp_path)
     for checkpoint in Catalog(storage).candidates():
         assert verify_checkpoint(storage, checkpoint) == []
-
-
-def without_statistics(state: dict[str, Any]) -> dict[str, Any]:
-    """Running statistics of BatchNorm differ between the ranks of a job; one rank's are saved."""
-    return {name: value for name, value in state.items() if "running_" not in name}
 
 
 def test_a_replicated_model_is_written_once_by_all_ranks_together(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import adamw, assert_equal, build, full_state, open_session, step
+from models import adamw, assert_equal, build, full_state, open_session, step, without_statistics
 
 import keepstep
 from conftest import RunRanks
@@ -226,3 +226,32 @@ class TestOptimizerTraps:
             s.track(optim=adamw(build("none")))
             s.restore()
             s.tick()
+
+
+def save_after_evaluation(rank: int, uri: str, strategy: Any) -> dict[str, Any]:
+    model = build(strategy)
+    optimizer = adamw(model)
+    with open_session(uri) as session:
+        session.track(model=model, optim=optimizer)
+        session.restore()
+        torch.manual_seed(rank)
+        step(model, optimizer)
+        with torch.no_grad():
+            model(torch.randint(0, 37, (6,)))
+        session.tick()
+        session.save()
+    return full_state(model=model, optim=optimizer)
+
+
+def test_an_evaluation_before_a_save_leaves_no_unsharded_parameters_in_it(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    """After a forward without backward an FSDP root keeps what it gathered."""
+    saved = run_ranks(2, save_after_evaluation, str(tmp_path), "fsdp")[0]
+    model = build("none", seed=4)
+    optimizer = adamw(model)
+    with open_session(str(tmp_path)) as session:
+        session.track(model=model, optim=optimizer)
+        assert session.restore().step == 1
+    loaded = full_state(model=model, optim=optimizer)
+    assert_equal(without_statistics(saved), without_statistics(loaded))

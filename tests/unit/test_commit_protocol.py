@@ -249,6 +249,23 @@ def test_another_writer_under_our_name_is_an_internal_error() -> None:
     assert [type(error) for error in raised] == [InternalError] * 3
 
 
+def test_a_rank_that_writes_elsewhere_is_noticed_before_the_commit() -> None:
+    """As on nodes that do not share the directory."""
+    storage = MemoryStorage()
+    job = Job(storage)
+
+    def lose(rank: int, name: str) -> None:
+        if (rank, name) == (0, "manifest"):
+            (shard,) = (info.key for info in storage.list("steps/") if "__2_0" in info.key)
+            storage.delete([shard])
+
+    _, raised = job.save(10, lose)
+    assert [type(error) for error in raised] == [CommitAborted] * 3
+    assert "__2_0.distcp is not there" in str(raised[0])
+    assert "Do all ranks share" in str(raised[0])
+    assert Catalog(storage).latest() is None
+
+
 def test_a_zombie_that_looks_before_it_publishes_is_fenced_and_publishes_nothing() -> None:
     storage = MemoryStorage()
     zombie = Job(storage)

@@ -153,12 +153,14 @@ def _conclude(
 
 
 def publish(storage: Storage, manifest: Manifest) -> None:
-    """Create the manifest, unless a newer generation has started.
+    """Create the manifest, unless an object is missing or a newer generation has started.
 
     *Ranks:* coordinator. *Durability:* the step is committed once this returns.
-    *Raises:* ``FencedError`` if a newer generation has started, before or meanwhile;
+    *Raises:* ``CommitAborted`` if an object the manifest names is not in the store;
+    ``FencedError`` if a newer generation has started, before or meanwhile;
     ``CommitOutcomeUnknown`` if the store cannot say whether the manifest is there.
     """
+    _check_objects(storage, manifest)
     check_not_fenced(storage, manifest.generation)
     failpoints.hit("publish.middle", step=manifest.step)
     key, data = manifest.id.key(MANIFEST), manifest.to_bytes()
@@ -171,6 +173,20 @@ def publish(storage: Storage, manifest: Manifest) -> None:
         _settle(storage, key, data, error)
     # A generation that started in between did not see this step: it is off the valid line.
     check_not_fenced(storage, manifest.generation)
+
+
+def _check_objects(storage: Storage, manifest: Manifest) -> None:
+    """What the ranks wrote must be there for the coordinator too, as large as they say."""
+    found = {info.key: info.size_bytes for info in storage.list(manifest.id.prefix)}
+    for record in manifest.objects:
+        key = manifest.id.key(record.file)
+        if found.get(key) != record.size_bytes:
+            what = "is not there" if key not in found else f"has {found[key]} bytes"
+            raise CommitAborted(
+                f"{key} {what} where the coordinator looks; {record.size_bytes} bytes were "
+                f"written. Do all ranks share {storage.uri}?",
+                step=manifest.step,
+            )
 
 
 def _settle(storage: Storage, key: str, data: bytes, error: StorageError) -> None:

@@ -186,9 +186,10 @@ class AppState:
     def _parameter_names(self) -> dict[torch.nn.Parameter, str]:
         names: dict[torch.nn.Parameter, str] = {}
         for name, module in self._modules.items():
-            if isinstance(module, FSDPModule):
-                # After a forward without backward the root holds other, unsharded parameters.
-                module.reshard()
+            for part in module.modules():
+                if isinstance(part, FSDPModule):
+                    # After a forward without backward a root holds other, unsharded parameters.
+                    part.reshard()
             inner = module.module if isinstance(module, DistributedDataParallel) else module
             prefix = f"{name}." if len(self._modules) > 1 else ""
             for fqn, parameter in inner.named_parameters():
