@@ -223,7 +223,14 @@ def truncate(path: Path) -> None:
 
 
 DAMAGES: list[Callable[[Path], None]] = [flip, zero_block, truncate, Path.unlink]
-FILES = ["__0_0.distcp", "__1_0.distcp", "__0.index.json", "__1.index.json", "manifest.json"]
+FILES = [
+    "__0_0.distcp",
+    "__1_0.distcp",
+    "__0.index.json",
+    "__1.index.json",
+    ".metadata",
+    "manifest.json",
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -240,9 +247,8 @@ def test_damage_is_named_set_aside_and_all_ranks_fall_back_together(
     if file != "manifest.json" or damage is not Path.unlink:  # that one was set aside unread
         (skipped,) = one.skipped
         assert file in skipped.reason
-        assert ("block 0" in skipped.reason) == (
-            file.endswith(".distcp") and damage is not Path.unlink
-        )
+        has_block = file.endswith(".distcp") and damage in (flip, zero_block)
+        assert ("block 0" in skipped.reason) == has_block
     (marked,) = (e for e in Catalog(LocalStorage(uri)).entries() if e.status is Status.QUARANTINED)
     assert marked.id.name == damaged.name
     assert file in (marked.reason or "")
@@ -251,12 +257,37 @@ def test_damage_is_named_set_aside_and_all_ranks_fall_back_together(
     assert latest.step == 4, "training went on"
 
 
-def test_damage_to_the_pickle_that_is_never_read_does_not_matter(
-    run_ranks: RunRanks, uri: str
-) -> None:
+def test_what_no_rank_reads_is_verified_as_well(run_ranks: RunRanks, uri: str) -> None:
+    """After a change of the world size nobody needs the old ranks' generators."""
     run_ranks(2, train_ranks, uri, {"strategy": "fsdp"})
-    flip(newest(uri) / ".metadata")
-    assert [r.step for r in run_ranks(2, train_ranks, uri, {"strategy": "fsdp"})] == [3, 3]
+    path = newest(uri)
+    index = json.loads((path / "__1.index.json").read_text())
+    frame = next(f for f in index["frames"] if f["fqn"] == "ranks.00001.rng.torch")
+    shard = path / "__1_0.distcp"
+    data = bytearray(shard.read_bytes())
+    data[frame["data_offset"]] ^= 0xFF
+    shard.write_bytes(data)
+    restored = run_ranks(3, train_ranks, uri, {"strategy": "fsdp"})
+    assert [r.step for r in restored] == [2, 2, 2]
+    assert "__1_0.distcp block 0" in restored[0].skipped[0].reason
+
+
+def test_a_file_that_has_grown_is_damage(uri: str) -> None:
+    train(uri)
+    with (newest(uri) / "__0_0.distcp").open("ab") as file:
+        file.write(b"x")
+    (skipped,) = train(uri).skipped
+    assert "__0_0.distcp has" in skipped.reason
+
+
+def test_a_lost_manifest_is_noticed_even_if_a_later_start_came_to_nothing(uri: str) -> None:
+    train(uri, to_step=3)
+    assert train(uri, to_step=3).step == 3  # generation 2 resumes, and commits nothing
+    (newest(uri) / "manifest.json").unlink()
+    shutil.rmtree(Path(uri) / "ledger")  # only the claim of generation 2 is left to tell
+    assert train(uri).step == 2
+    (marked,) = (e for e in Catalog(LocalStorage(uri)).entries() if e.status is Status.QUARANTINED)
+    assert "manifest.json is missing, but its commit is on record" in (marked.reason or "")
 
 
 def test_several_damaged_ones_are_all_passed_over(uri: str) -> None:

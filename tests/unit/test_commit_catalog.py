@@ -96,8 +96,6 @@ def test_every_flipped_byte_of_every_file_is_found(
     for file in files:
         whole = file.read_bytes()
         for place in range(len(whole)):
-            if file.name == MANIFEST and place == len(whole) - 1:
-                continue  # the newline after the document, which is not part of it
             damaged = bytearray(whole)
             damaged[place] ^= 0x01
             file.write_bytes(damaged)

@@ -62,26 +62,29 @@ def test_any_changed_byte_is_noticed(draw: st.DataObject) -> None:
     data = bytearray(MANIFEST.to_bytes())
     place = draw.draw(st.integers(0, len(data) - 1))
     data[place] ^= draw.draw(st.integers(1, 255))
-    try:
-        changed = Manifest.from_bytes(bytes(data), "key")
-    except (CorruptCheckpointError, UnsupportedFormatError):
-        return
-    # White space at the very end is the one thing JSON does not see.
-    assert changed.to_bytes() == MANIFEST.to_bytes()
+    with pytest.raises(CorruptCheckpointError):
+        Manifest.from_bytes(bytes(data), "key")
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1, -2])
 def test_a_torn_manifest_is_noticed(length: int) -> None:
-    data = MANIFEST.to_bytes().rstrip()[:length]
+    data = MANIFEST.to_bytes()[:length]
     with pytest.raises(CorruptCheckpointError):
         Manifest.from_bytes(data, "key")
 
 
-def test_a_newer_format_is_refused_with_advice() -> None:
-    document = json.loads(MANIFEST.to_bytes())
-    document["format"] = canonical.FORMAT_VERSION + 1
+def test_a_newer_format_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as future:
+        future.setattr(canonical, "FORMAT_VERSION", canonical.FORMAT_VERSION + 1)
+        data = MANIFEST.to_bytes()
     with pytest.raises(UnsupportedFormatError, match="upgrade keepstep"):
-        Manifest.from_bytes(json.dumps(document).encode(), "key")
+        Manifest.from_bytes(data, "key")
+
+
+def test_a_format_that_only_seems_newer_is_damage() -> None:
+    data = MANIFEST.to_bytes().replace(b'"format": 1', b'"format": 9')
+    with pytest.raises(CorruptCheckpointError):
+        Manifest.from_bytes(data, "key")
 
 
 def test_a_document_of_another_kind_is_not_a_manifest() -> None:

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.distributed.tensor import DTensor, Replicate
 
-from keepstep.checkpoint.digest import chunk_digest, combined
+from keepstep.checkpoint.digest import chunk_digest, combined, format_digest
 from keepstep.checkpoint.mismatch import check_fits
 from keepstep.checkpoint.planner import LoadPlanner
 from keepstep.commit.index import Frame
@@ -85,8 +85,8 @@ def check_digests(
     *,
     is_sharded: Callable[[str], bool],
     is_common: Callable[[str], bool],
-) -> None:
-    """Compare what was saved with what every rank now holds.
+) -> str:
+    """Compare what was saved with what every rank now holds; the state digest of that.
 
     Args:
         frames: Of the whole checkpoint.
@@ -101,6 +101,7 @@ def check_digests(
         if frame.kind == "tensor" and is_common(frame.fqn):
             digest = int(frame.digest.removeprefix("sum64:"), 16)
             saved[frame.fqn] = combined((saved.get(frame.fqn, 0), digest))
+    total = 0
     for fqn in sorted(saved.keys() | live[0].keys()):
         parts = [digests.get(fqn) for digests in live]
         known = [part for part in parts if part is not None]
@@ -111,6 +112,8 @@ def check_digests(
                 "block "
                 "was read correctly. This is a bug of keepstep or of an object's load_state_dict()"
             )
+        total = combined((total, whole[0]))
+    return format_digest(total)
 
 
 def is_sharded(state_dict: Mapping[str, Any]) -> Callable[[str], bool]:

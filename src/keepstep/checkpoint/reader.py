@@ -75,6 +75,8 @@ class ShardReader(StorageReader):
         self._places: Mapping[MetadataIndex, Frame] = {}
         self.bytes_read = 0
         """From the store, so far."""
+        self.verified: dict[str, set[int]] = {}
+        """Blocks that were read and found good, by file."""
 
     def reset(self, checkpoint_id: Any = None) -> None:
         pass
@@ -111,7 +113,9 @@ class ShardReader(StorageReader):
                 _read_value(item, frame, files[frame.file], planner)
             else:
                 _read_chunk(item, frame, files[frame.file], planner)
-        self.bytes_read += sum(file.bytes_read for file in files.values())
+        for name, opened in files.items():
+            self.bytes_read += opened.bytes_read
+            self.verified.setdefault(name, set()).update(opened.verified)
         future: Future[None] = Future()
         future.set_result(None)
         return future
@@ -140,6 +144,11 @@ class _VerifiedFile:
         self._edge = bytearray(blocks.block_bytes)
         self._edge_number = -1
         self.bytes_read = 0
+        self.verified: set[int] = set()
+        if (size_bytes := storage.size(key)) != blocks.size_bytes:
+            raise CorruptCheckpointError(
+                f"{key} has {size_bytes} bytes instead of {blocks.size_bytes}", key=key
+            )
 
     def read_into(self, offset: int, destination: memoryview) -> None:
         """Fill ``destination``.
@@ -175,6 +184,7 @@ class _VerifiedFile:
             count = self._storage.read_into(self._key, start, destination)
             self.bytes_read += count
             if self._blocks.block_is_good(number, destination[:count]):
+                self.verified.add(number)
                 return
         what = "checksum mismatch" if count == len(destination) else "cut short"
         raise CorruptCheckpointError(

@@ -24,20 +24,23 @@ def seal(document: dict[str, Any]) -> bytes:
 def unseal(data: bytes, key: str) -> dict[str, Any]:
     """The document, checked.
 
-    *Raises:* ``UnsupportedFormatError`` for a newer format, ``CorruptCheckpointError`` for anything
-    that is not what :func:`seal` made.
+    *Raises:* ``CorruptCheckpointError`` for anything that is not what :func:`seal` makes, in any
+    format; ``UnsupportedFormatError`` for a newer format.
     """
     try:
         document: dict[str, Any] = json.loads(data)
         version, digest = document.pop("format"), document.pop("digest")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptCheckpointError(f"{key} is not a keepstep document", key=key) from error
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    body = {**document, "format": version}
+    is_whole = digest == sha256_digest(canonical_bytes(body))
+    # Compared byte by byte as well: JSON does not see white space.
+    if not is_whole or data != canonical_bytes({**body, "digest": digest}):
+        raise CorruptCheckpointError(f"{key} does not match its own digest", key=key)
+    if version > FORMAT_VERSION:
         raise UnsupportedFormatError(
             f"{key} has format {version}; this keepstep reads up to {FORMAT_VERSION}: upgrade "
             "keepstep",
             key=key,
         )
-    if digest != sha256_digest(canonical_bytes({**document, "format": version})):
-        raise CorruptCheckpointError(f"{key} does not match its own digest", key=key)
     return document

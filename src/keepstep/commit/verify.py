@@ -1,6 +1,6 @@
 """Reading a checkpoint back and checking every byte of it, without torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from keepstep.commit.blocks import FileBlocks, sha256_digest
@@ -36,7 +36,7 @@ def verify_checkpoint(storage: Storage, checkpoint: CheckpointId) -> list[Damage
         manifest = Catalog(storage).manifest(checkpoint)
     except (CorruptCheckpointError, ObjectNotFound) as error:
         return [_damage(error)]
-    damages = list(_check_object(storage, manifest, METADATA))
+    damages = list(check_metadata(storage, manifest))
     vouched_for = {METADATA}
     for rank in range(manifest.world_size):
         vouched_for.add(index_filename(rank))
@@ -72,15 +72,20 @@ def read_index(storage: Storage, manifest: Manifest, rank: int) -> RankIndex:
     return index
 
 
-def check_blocks(storage: Storage, manifest: Manifest, blocks: FileBlocks) -> Iterator[Damage]:
-    """Read a shard file block by block and say which are damaged."""
+def check_blocks(
+    storage: Storage,
+    manifest: Manifest,
+    blocks: FileBlocks,
+    numbers: Iterable[int] | None = None,
+) -> Iterator[Damage]:
+    """Read blocks of a shard file, all of them by default, and say which are damaged."""
     key = manifest.id.key(blocks.file)
     try:
         size_bytes = storage.size(key)
         if size_bytes != blocks.size_bytes:
             yield Damage(key, f"has {size_bytes} bytes instead of {blocks.size_bytes}")
         buffer = memoryview(bytearray(blocks.block_bytes))
-        for number in range(len(blocks.blocks)):
+        for number in range(len(blocks.blocks)) if numbers is None else numbers:
             wanted = buffer[: blocks.block_size(number)]
             count = storage.read_into(key, number * blocks.block_bytes, wanted)
             if not blocks.block_is_good(number, wanted[:count]):
@@ -91,10 +96,11 @@ def check_blocks(storage: Storage, manifest: Manifest, blocks: FileBlocks) -> It
         yield Damage(key, "is missing")
 
 
-def _check_object(storage: Storage, manifest: Manifest, file: str) -> Iterator[Damage]:
-    key = manifest.id.key(file)
+def check_metadata(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
+    """Compare stock DCP's metadata with its digest. It is not unpickled."""
+    key = manifest.id.key(METADATA)
     try:
-        _check_small(manifest.record(file), storage.get(key), key)
+        _check_small(manifest.record(METADATA), storage.get(key), key)
     except (CorruptCheckpointError, ObjectNotFound) as error:
         yield _damage(error)
 

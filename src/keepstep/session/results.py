@@ -38,6 +38,8 @@ class Restored:
     """``None`` for a fresh start."""
     generation: int
     world_size_was: int | None
+    state_digest: str | None = None
+    """Content digest of what is now in the tracked objects; equal to the checkpoint's."""
     skipped: tuple[Skipped, ...] = field(default=())
     lost: Lost | None = None
     """``None`` if there is no record of earlier work."""

@@ -1,6 +1,5 @@
 """The session: one object per rank that keeps a loop's work."""
 
-import hashlib
 import logging
 import math
 import time
@@ -8,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,19 +15,18 @@ import torch
 
 from keepstep import failpoints
 from keepstep._version import __version__
-from keepstep.checkpoint.participant import TensorParticipant
 from keepstep.checkpoint.store import C10dStore
-from keepstep.commit.barrier import CommitBarrier
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import CheckpointId, ledger_key
 from keepstep.commit.manifest import Manifest, ObjectRecord
-from keepstep.commit.protocol import Timeline, save
 from keepstep.config import Interval
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.errors import CommitError, ConfigError
 from keepstep.observability.ledger import Ledger
+from keepstep.session.reporting import report_failed_save, report_restored, report_saved
 from keepstep.session.results import Restored, Save, Stop
-from keepstep.session.resume import Resumed, Resumer, is_common
+from keepstep.session.resume import Resumed, Resumer
+from keepstep.session.saving import Saver
 from keepstep.state.app_state import AppState
 from keepstep.storage.base import Storage
 from keepstep.world import World
@@ -74,10 +73,8 @@ class Session:
         self._store = C10dStore(timeout_seconds=settings.timeout_seconds)
         self._state = AppState(rank=world.rank, seed=settings.seed)
         self._run = self._control.decide(Catalog(storage).open_run)
-        self._resumed: Resumed | None = None
-        self._ledger: Ledger | None = None
+        self._generation: _Generation | None = None
         self._metrics: dict[str, float] = {}
-        self._attempts = 0
         self._failed_saves = 0
         self._saved_at = time.monotonic()
         self._stop_reason: str | None = None
@@ -93,7 +90,7 @@ class Session:
 
         *Raises:* ``ConfigError`` before :meth:`restore`.
         """
-        return self._restored().generation
+        return self._active().number
 
     def track(self, **objects: Any) -> Self:
         """Name what must come back: modules, optimizers, anything with ``state_dict`` and
@@ -118,7 +115,7 @@ class Session:
         ``ConfigError``, ``FencedError``: the same on all ranks, and nothing on storage was
         replaced.
         """
-        if self._resumed is not None:
+        if self._generation is not None:
             raise ConfigError(
                 "restore() was called twice; a session restores once, before its loop"
             )
@@ -132,25 +129,24 @@ class Session:
             mathematics=settings.mathematics,
             accept_change=settings.accept_change,
         ).run()
-        self._resumed = resumed
-        manifest = resumed.manifest
+        manifest = resumed.loaded.manifest if resumed.loaded else None
         if manifest is not None:
             self.step = manifest.step
             self.samples = manifest.progress["samples"]
             self.tokens = manifest.progress["tokens"]
             self.latest = manifest.id
             self._metrics = dict(manifest.metrics)
-        self._ledger = Ledger(self._append, generation=resumed.generation, rank=self.world.rank)
+        self._generation = self._begin(resumed)
         restored = Restored(
             step=self.step,
             checkpoint=self.latest,
             generation=resumed.generation,
             world_size_was=manifest.world_size if manifest else None,
+            state_digest=resumed.loaded.state_digest if resumed.loaded else None,
             skipped=resumed.skipped,
             lost=resumed.lost,
         )
-        self._report_restored(restored)
-        self._saved_at = time.monotonic()
+        report_restored(restored, self._generation.ledger, self.world, self.uri)
         return restored
 
     @contextmanager
@@ -183,11 +179,11 @@ class Session:
         ``failed_saves_allowed`` saves in a row have failed; ``CoordinationError`` if ranks are
         missing.
         """
-        self._restored()
+        active = self._active()
         self.step += 1
         self.samples += samples
         self.tokens += tokens
-        self._note_metrics(metrics)
+        self._note_metrics(metrics, active.ledger)
         failpoints.hit("step.after", step=self.step)
         save_is_due, stop_is_due = self._control.largest(
             [self._save_is_due(), self._stop_reason is not None]
@@ -206,44 +202,22 @@ class Session:
         *Raises:* ``CommitError`` if it is not; earlier checkpoints are untouched and training may
         go on. ``FencedError`` if a newer generation has taken over.
         """
-        resumed = self._restored()
-        attempt = self._next_attempt(resumed)
-        timeline = Timeline(self.step)
-        published: list[Manifest] = []
+        active = self._active()
 
-        def describe(objects: tuple[ObjectRecord, ...], state_digest: str) -> Manifest:
-            published.append(self._manifest(attempt, objects, state_digest, tags))
-            return published[0]
+        def describe(
+            attempt: CheckpointId, objects: tuple[ObjectRecord, ...], state_digest: str
+        ) -> Manifest:
+            return self._manifest(attempt, objects, state_digest, tags)
 
         try:
-            save(
-                TensorParticipant(
-                    self._state.save_dict(),
-                    storage=self._storage,
-                    attempt=attempt,
-                    world=self.world,
-                    describe=describe,
-                    is_common=is_common,
-                ),
-                attempt=attempt,
-                storage=self._storage,
-                barrier=CommitBarrier(
-                    self._store,
-                    world=self.world,
-                    scope=f"keepstep/{self._run}/{resumed.nonce}/{attempt.attempt}",
-                    step=self.step,
-                    timeout_seconds=self._settings.timeout_seconds,
-                ),
-                world=self.world,
-                timeline=timeline,
-            )
+            saved = active.saver.save(self._state.save_dict(), self.step, describe)
         except CommitError as error:
-            self.record("save_failed", step=self.step, attempt=attempt.attempt, error=str(error))
+            active.ledger.record("save_failed", step=self.step, error=str(error))
             raise
-        self.latest = attempt
+        self.latest = saved.checkpoint
         self._saved_at = time.monotonic()
-        self._report_saved(attempt, timeline, published)
-        return Save(attempt, timeline.seconds)
+        report_saved(saved, active.ledger)
+        return Save(saved.checkpoint, dict(saved.seconds))
 
     def request_stop(self, reason: str) -> None:
         """Ask all ranks to leave the loop after the next step. *Ranks:* any one is enough."""
@@ -251,9 +225,7 @@ class Session:
 
     def record(self, event: str, **fields: Any) -> None:
         """Write a line into this rank's ledger. *Ranks:* local. Fields are JSON values."""
-        self._restored()
-        if self._ledger is not None:
-            self._ledger.record(event, **fields)
+        self._active().ledger.record(event, **fields)
 
     def close(self) -> None:
         """Leave the run as it is. *Ranks:* local."""
@@ -269,22 +241,35 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            is_committed = self.latest is not None and self.latest.step == self.step
-            if kind is None and self._resumed is not None and self.step > 0 and not is_committed:
+            committed_step = self.latest.step if self.latest else 0
+            if kind is None and self._generation is not None and self.step != committed_step:
                 self.save()
         finally:
             self.close()
 
-    def _restored(self) -> Resumed:
-        if self._resumed is None:
-            raise ConfigError("call restore() after track() and before the loop, on every rank")
-        return self._resumed
+    def _begin(self, resumed: Resumed) -> "_Generation":
+        key = ledger_key(resumed.generation, self.world.rank)
+        saver = Saver(
+            self._storage,
+            self._store,
+            world=self.world,
+            run=self._run,
+            generation=resumed.generation,
+            nonce=resumed.nonce,
+            timeout_seconds=self._settings.timeout_seconds,
+        )
+        ledger = Ledger(
+            partial(self._storage.append, key),
+            generation=resumed.generation,
+            rank=self.world.rank,
+        )
+        self._saved_at = time.monotonic()
+        return _Generation(resumed.generation, saver, ledger)
 
-    def _next_attempt(self, resumed: Resumed) -> CheckpointId:
-        """The same on all ranks, and no other try's: the nonce is this generation's alone."""
-        self._attempts += 1
-        name = hashlib.sha256(f"{resumed.nonce}/{self._attempts}".encode()).hexdigest()[:12]
-        return CheckpointId(self.step, resumed.generation, name)
+    def _active(self) -> "_Generation":
+        if self._generation is None:
+            raise ConfigError("call restore() after track() and before the loop, on every rank")
+        return self._generation
 
     def _save_is_due(self) -> bool:
         every = self._settings.every
@@ -307,15 +292,9 @@ class Session:
                     "%d saves in a row have failed; %d are allowed", self._failed_saves, allowed
                 )
                 raise
-            if self.world.is_coordinator:
-                logger.warning(
-                    "step=%d outcome=%s failed_saves=%d/%d: %s",
-                    self.step,
-                    type(error).__name__,
-                    self._failed_saves,
-                    allowed,
-                    error,
-                )
+            report_failed_save(
+                error, self.step, self.world, failed=self._failed_saves, allowed=allowed
+            )
 
     def _manifest(
         self,
@@ -350,60 +329,18 @@ class Session:
             progress["epoch"] = self.samples // self._settings.samples_per_epoch
         return progress
 
-    def _note_metrics(self, metrics: Mapping[str, float | torch.Tensor]) -> None:
+    def _note_metrics(self, metrics: Mapping[str, float | torch.Tensor], ledger: Ledger) -> None:
         numbers = {name: float(value) for name, value in metrics.items()}
-        finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
-        self._metrics |= finite
-        others = {name: str(number) for name, number in numbers.items() if name not in finite}
-        self.record("step", step=self.step, samples=self.samples, **finite, **others)
+        self._metrics |= {name: n for name, n in numbers.items() if math.isfinite(n)}
+        # JSON has no NaN: what is not finite is written as text.
+        shown = {name: n if math.isfinite(n) else str(n) for name, n in numbers.items()}
+        ledger.record("step", step=self.step, samples=self.samples, metrics=shown)
 
-    def _report_restored(self, restored: Restored) -> None:
-        lost = restored.lost
-        self.record(
-            "generation",
-            step=restored.step,
-            world_size=self.world.world_size,
-            resumed_from=restored.checkpoint.name if restored.checkpoint else None,
-            skipped=[skipped.checkpoint.name for skipped in restored.skipped],
-            lost_steps=lost.steps if lost else 0,
-            restart_count=self.world.restart_count,
-        )
-        if not self.world.is_coordinator:
-            return
-        if restored.checkpoint is None:
-            logger.info("fresh start of generation %d in %s", restored.generation, self.uri)
-        else:
-            logger.info(
-                "resumed from %s as generation %d, world size %s -> %d",
-                restored.checkpoint,
-                restored.generation,
-                restored.world_size_was,
-                self.world.world_size,
-            )
-        if lost is not None:
-            logger.info(
-                "last step run %d, last step committed %d: %d steps, %d samples, %.1f s to redo",
-                lost.last_step,
-                lost.committed_step,
-                lost.steps,
-                lost.samples,
-                lost.seconds,
-            )
 
-    def _report_saved(
-        self, attempt: CheckpointId, timeline: Timeline, published: list[Manifest]
-    ) -> None:
-        seconds = {f"{phase}_s": round(taken, 4) for phase, taken in timeline.seconds.items()}
-        self.record("save", step=attempt.step, checkpoint=attempt.name, **seconds)
-        if published:  # on the coordinator
-            logger.info(
-                "step=%d outcome=committed bytes=%d objects=%d %s attempt=%s",
-                attempt.step,
-                published[0].total_bytes,
-                len(published[0].objects),
-                " ".join(f"{name}={taken:.3f}" for name, taken in seconds.items()),
-                attempt.attempt,
-            )
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    """What a session has once it has restored."""
 
-    def _append(self, data: bytes) -> None:
-        self._storage.append(ledger_key(self._restored().generation, self.world.rank), data)
+    number: int
+    saver: Saver
+    ledger: Ledger

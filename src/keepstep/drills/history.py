@@ -1,0 +1,178 @@
+"""What a run left on storage, read without torch and without asking the trainer."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from keepstep.commit.catalog import Catalog, Entry, Status
+from keepstep.commit.index import Frame
+from keepstep.commit.layout import CheckpointId
+from keepstep.commit.lineage import Generation, read_generation, valid_line
+from keepstep.commit.verify import read_index, verify_checkpoint
+from keepstep.observability.ledger import read_ledger
+from keepstep.storage.base import Storage
+
+LEDGER = "ledger/"
+
+TensorKey = tuple[str, tuple[int, ...]]
+"""Name and offsets of a chunk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of the history that counts: its last execution on the valid line."""
+
+    number: int
+    generation: int
+    ids: tuple[int, ...]
+    """Global sample ids in the global order."""
+    losses: tuple[float, ...]
+    """By rank: the rank's weighted sum; their mean is the global loss. Exact."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One attempt and what is in it."""
+
+    id: CheckpointId
+    status: Status
+    reason: str | None = None
+    world_size: int = 0
+    state_digest: str | None = None
+    digests: Mapping[TensorKey, str] = field(default_factory=dict)
+    """Content of every chunk and value. Empty for one that is damaged or not committed."""
+    tensors: frozenset[TensorKey] = frozenset()
+    """Which of them are tensors."""
+    damages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """One incarnation of the job."""
+
+    generation: int
+    world_size: int
+    resumed_from: CheckpointId | None
+    reported: Mapping[int, str | None]
+    """What each rank's ledger says it resumed from."""
+    live_digests: Mapping[int, str | None]
+    """Content digest of what each rank then found in its tensors."""
+    first_step_ended: float | None
+    """Unix seconds."""
+    ended: float
+    """Its last sign of life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A run, as a judge sees it."""
+
+    steps: tuple[Step, ...]
+    """Ascending."""
+    checkpoints: tuple[Checkpoint, ...]
+    """Ascending."""
+    starts: tuple[Start, ...]
+
+    @property
+    def committed(self) -> tuple[Checkpoint, ...]:
+        return tuple(c for c in self.checkpoints if c.status is Status.COMMITTED)
+
+    @property
+    def last(self) -> Checkpoint | None:
+        """The newest checkpoint that counts."""
+        return next(reversed(self.committed), None)
+
+    def checkpoint(self, wanted: CheckpointId) -> Checkpoint | None:
+        return next((c for c in self.checkpoints if c.id == wanted), None)
+
+    @property
+    def recovery_seconds(self) -> float | None:
+        """The longest time from a job's last sign of life to its successor's first new step."""
+        gaps = [
+            after.first_step_ended - before.ended
+            for before, after in pairwise(self.starts)
+            # A zombie's last sign of life comes later.
+            if after.first_step_ended is not None and after.first_step_ended > before.ended
+        ]
+        return max(gaps, default=None)
+
+
+def read_history(storage: Storage) -> History:
+    """Everything a run has left. Every byte of every committed checkpoint is verified."""
+    catalog = Catalog(storage)
+    claims = {number: read_generation(storage, number) for number in catalog.generations()}
+    events = _events(storage)
+    return History(
+        steps=tuple(_effective_steps(events, claims)),
+        checkpoints=tuple(_checkpoint(storage, entry) for entry in catalog.entries()),
+        starts=tuple(_start(claims[number], events) for number in sorted(claims)),
+    )
+
+
+def _events(storage: Storage) -> list[dict[str, Any]]:
+    """Of all ranks and generations; each log in its own order."""
+    return [event for info in storage.list(LEDGER) for event in read_ledger(storage.get(info.key))]
+
+
+def _effective_steps(
+    events: Iterable[dict[str, Any]], claims: Mapping[int, Generation]
+) -> list[Step]:
+    """Steps on the valid line. A step that a rank recorded twice there shows up twice."""
+    line = valid_line(claims)
+    by_step: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for event in events:
+        number, generation = event.get("step", 0), event["generation"]
+        last_step = line.get(generation, -1)
+        if event["event"] == "samples" and (last_step is None or number <= last_step):
+            by_step.setdefault((number, generation), []).append(event)
+    return [
+        _step(number, generation, by_step[number, generation])
+        for number, generation in sorted(by_step)
+    ]
+
+
+def _step(number: int, generation: int, records: list[dict[str, Any]]) -> Step:
+    ordered = sorted(records, key=lambda record: record["rank"])
+    return Step(
+        number=number,
+        generation=generation,
+        ids=tuple(id for record in ordered for id in record["ids"]),
+        losses=tuple(float.fromhex(record["loss_hex"]) for record in ordered),
+    )
+
+
+def _checkpoint(storage: Storage, entry: Entry) -> Checkpoint:
+    if entry.status is Status.UNCOMMITTED:
+        return Checkpoint(id=entry.id, status=entry.status)
+    if damages := verify_checkpoint(storage, entry.id):
+        texts = tuple(map(str, damages))
+        return Checkpoint(id=entry.id, status=entry.status, reason=entry.reason, damages=texts)
+    manifest = Catalog(storage).manifest(entry.id)
+    frames: list[Frame] = []
+    for rank in range(manifest.world_size):
+        frames += read_index(storage, manifest, rank).frames
+    return Checkpoint(
+        id=entry.id,
+        status=entry.status,
+        reason=entry.reason,
+        world_size=manifest.world_size,
+        state_digest=manifest.state_digest,
+        digests={(frame.fqn, frame.offsets): frame.digest for frame in frames},
+        tensors=frozenset((f.fqn, f.offsets) for f in frames if f.kind == "tensor"),
+    )
+
+
+def _start(claim: Generation, events: Iterable[dict[str, Any]]) -> Start:
+    mine = [event for event in events if event["generation"] == claim.number]
+    begun = [event for event in mine if event["event"] == "generation"]
+    steps = [event["time"] for event in mine if event["event"] == "step"]
+    return Start(
+        generation=claim.number,
+        world_size=claim.world_size,
+        resumed_from=claim.resumed_from,
+        reported={event["rank"]: event["resumed_from"] for event in begun},
+        live_digests={event["rank"]: event["state_digest"] for event in begun},
+        first_step_ended=min(steps, default=None),
+        ended=max((event["time"] for event in mine), default=0.0),
+    )

@@ -1,0 +1,208 @@
+"""One leg: a real job under torchrun, watched from outside, with nothing left behind.
+
+torchrun starts each rank in a session of its own, so that a process group does not hold them
+together. A mark in the environment does: every process of a job inherits it, and ``/proc`` tells.
+"""
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Self
+
+from keepstep.drills.inject import send
+from keepstep.drills.scenario import Ending, Leg
+from keepstep.errors import BarrierTimeout, ConfigError, ExitCode
+
+TIMEOUT_SECONDS = 180.0
+_GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.05
+_MARK = "DRILL_JOB"  # not KEEPSTEP_*: that would be a setting
+_WORKER_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job ended."""
+
+    ending: Ending
+    """As expected; see :attr:`is_as_expected`."""
+    code: int
+    """Of torchrun."""
+    worker_codes: tuple[int, ...]
+    """Of the failed workers, as torchrun's report gives them; negative for a signal."""
+    seconds: float
+    orphans: int
+    """Processes that outlived torchrun."""
+    log: Path
+
+    @property
+    def is_as_expected(self) -> bool:
+        if self.orphans:
+            return False
+        if self.ending is Ending.COMPLETE:
+            return self.code == 0
+        return self.code != 0 and _EXPECTED_CODES[self.ending] in self.worker_codes
+
+
+class Job:
+    """A job under torchrun. Use it as a context manager: leaving kills what is left of it."""
+
+    def __init__(
+        self, leg: Leg, settings: Mapping[str, object], *, environ: Mapping[str, str], log: Path
+    ) -> None:
+        _require_proc()
+        self._leg = leg
+        self._log = log
+        self._mark = secrets.token_hex(8)
+        self._start = time.monotonic()
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                _command(leg, settings),
+                env={**_clean(environ), "KEEPSTEP_FAILPOINTS": leg.failpoints, _MARK: self._mark},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def wait(self, ending: Ending) -> Result:
+        """Wait for the job's end.
+
+        *Blocks:* at most :data:`TIMEOUT_SECONDS`.
+        *Raises:* ``BarrierTimeout`` if it does not end; it is killed then.
+        """
+        try:
+            code = self._process.wait(TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise BarrierTimeout(
+                f"the job did not end within {TIMEOUT_SECONDS:.0f} s and was killed; see "
+                f"{self._log}"
+            ) from None
+        _until(lambda: not self.pids(), _GRACE_SECONDS)
+        orphans = self.pids()
+        text = self._log.read_text(errors="replace")
+        return Result(
+            ending=ending,
+            code=code,
+            worker_codes=tuple(map(int, _WORKER_CODE.findall(text))),
+            seconds=time.monotonic() - self._start,
+            orphans=len(orphans),
+            log=self._log,
+        )
+
+    def freeze(self) -> None:
+        """Wait until a rank has stopped itself, then stop the others.
+
+        *Raises:* ``BarrierTimeout`` if none does.
+        """
+        is_stopped = _until(
+            lambda: any(map(_is_stopped, self.ranks())) or self._process.poll() is not None,
+            TIMEOUT_SECONDS,
+        )
+        if not is_stopped or self._process.poll() is not None:
+            raise BarrierTimeout(f"no rank stopped at {self._leg.failpoints}; see {self._log}")
+        send(SIGSTOP, self.ranks())
+
+    def thaw(self) -> None:
+        """Let stopped ranks go on."""
+        send(SIGCONT, self.ranks())
+
+    def kill(self) -> None:
+        """End every process of the job, the stopped ones too."""
+        # A process that was just being started shows up on a later look.
+        _until(lambda: not self._kill_once(), _GRACE_SECONDS)
+        self._process.wait()
+
+    def pids(self) -> list[int]:
+        """The job's living processes."""
+        return [pid for pid, environ in _processes() if self._marked(environ)]
+
+    def ranks(self) -> list[int]:
+        """Those of them that torchrun started as ranks."""
+        return [
+            pid
+            for pid, environ in _processes()
+            if self._marked(environ) and any(entry.startswith(b"LOCAL_RANK=") for entry in environ)
+        ]
+
+    def _kill_once(self) -> list[int]:
+        self._process.poll()  # reaps: what is dead is no longer listed
+        pids = self.pids()
+        send(SIGKILL, pids)
+        return pids
+
+    def _marked(self, environ: list[bytes]) -> bool:
+        return f"{_MARK}={self._mark}".encode() in environ
+
+
+_EXPECTED_CODES = {
+    Ending.KILLED: -int(SIGKILL),
+    Ending.DAMAGED: int(ExitCode.DAMAGED),
+    Ending.FENCED: int(ExitCode.FENCED),
+}
+
+
+def _command(leg: Leg, settings: Mapping[str, object]) -> list[str]:
+    torchrun = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(leg.world_size)),
+        *("--max-restarts", str(leg.max_restarts)),
+    ]
+    overrides = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    return [*torchrun, "-m", "keepstep.launch", *overrides]
+
+
+def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without settings of the caller's, which would make it another drill."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("KEEPSTEP_", "TORCHELASTIC_"))
+    } | {"OMP_NUM_THREADS": "1"}
+
+
+def _processes() -> Iterator[tuple[int, list[bytes]]]:
+    """Processes of this user that have an environment; a dead one that waits for its parent has
+    none.
+    """
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                yield int(entry.name), (entry / "environ").read_bytes().split(b"\0")
+            except OSError:  # gone meanwhile, or somebody else's
+                continue
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition; whether it came true."""
+    deadline = time.monotonic() + seconds
+    while not (is_true := condition()) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return is_true
+
+
+def _require_proc() -> None:
+    if not Path(f"/proc/{os.getpid()}/environ").exists():
+        raise ConfigError("drills need Linux: they find the processes of a job in /proc")

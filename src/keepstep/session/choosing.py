@@ -1,0 +1,158 @@
+"""What the coordinator decides at a resume: which checkpoints to try, and what was lost."""
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from keepstep.commit.catalog import Catalog, Entry, Status
+from keepstep.commit.layout import MANIFEST, CheckpointId, ledger_key
+from keepstep.commit.lineage import read_generation
+from keepstep.commit.manifest import Manifest
+from keepstep.errors import (
+    AllCheckpointsDamagedError,
+    ConfigError,
+    NoCheckpointError,
+    ObjectNotFound,
+)
+from keepstep.observability.ledger import read_ledger
+from keepstep.session.results import Lost, Skipped
+from keepstep.storage.base import Storage
+
+logger = logging.getLogger("keepstep.resume")
+
+_LEDGER_TAIL_BYTES = 4 << 20
+"""Tens of thousands of steps: enough to reach back to the last commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to try."""
+
+    candidates: tuple[CheckpointId, ...]
+    """Newest first; empty for a fresh start."""
+    newest_generation: int
+
+
+class Chooser:
+    """*Ranks:* coordinator."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._catalog = Catalog(storage)
+
+    def choose(self, resume: str | int) -> Choice:
+        """The checkpoints to try, by the rule ``resume``.
+
+        *Raises:* ``ConfigError``, ``NoCheckpointError``, ``AllCheckpointsDamagedError``.
+        """
+        newest_generation = max(self._catalog.generations(), default=0)
+        entries = self._set_aside_headless(self._catalog.entries())
+        good = tuple(e.id for e in reversed(entries) if e.status is Status.COMMITTED)
+        damaged = [e for e in entries if e.status is Status.QUARANTINED]
+        if resume == "never" and (good or damaged):
+            raise ConfigError(
+                f'resume = "never", but {self._storage.uri} holds checkpoints up to step '
+                f"{entries[-1].id.step}; choose another uri for a new run"
+            )
+        if isinstance(resume, int):
+            good = self._exactly(resume, good)
+        elif not good and damaged:
+            raise all_damaged(self._storage, [Skipped(e.id, e.reason or "") for e in damaged])
+        elif not good and resume == "must":
+            raise NoCheckpointError(
+                f'resume = "must", but {self._storage.uri} holds no checkpoint{_nearby(entries)}'
+            )
+        return Choice(good, newest_generation)
+
+    def set_aside(self, damaged: Skipped) -> None:
+        """Quarantine a checkpoint. *Durability:* the mark is durable once this returns."""
+        logger.warning("%s is damaged and set aside: %s", damaged.checkpoint, damaged.reason)
+        self._catalog.quarantine(damaged.checkpoint, damaged.reason)
+
+    def lost_work(self, manifest: Manifest | None) -> Lost | None:
+        """From the ledger of the last generation that ran a step."""
+        committed_step = manifest.step if manifest else 0
+        for generation in reversed(self._catalog.generations()):
+            steps = [event for event in self._ledger(generation) if event["event"] == "step"]
+            if steps:
+                return _lost(steps, committed_step)
+        return None
+
+    def _exactly(self, step: int, good: Iterable[CheckpointId]) -> tuple[CheckpointId, ...]:
+        chosen = tuple(candidate for candidate in good if candidate.step == step)
+        if not chosen:
+            steps = ", ".join(str(step) for step in sorted({c.step for c in good})) or "none"
+            raise NoCheckpointError(
+                f"{self._storage.uri} has no checkpoint of step {step} to resume from; "
+                f"there are: {steps}"
+            )
+        return chosen
+
+    def _set_aside_headless(self, entries: list[Entry]) -> list[Entry]:
+        """Quarantine attempts without a manifest that are known to have been committed.
+
+        They look like attempts that never ended, and would be passed over in silence.
+        """
+        newest_good = max((e.id.step for e in entries if e.status is Status.COMMITTED), default=-1)
+        suspects = [
+            entry.id
+            for entry in entries
+            if entry.status is Status.UNCOMMITTED and entry.id.step > newest_good
+        ]
+        headless = [suspect for suspect in suspects if self._was_committed(suspect)]
+        for checkpoint in headless:
+            reason = f"{checkpoint.key(MANIFEST)} is missing, but its commit is on record"
+            self.set_aside(Skipped(checkpoint, reason))
+        return self._catalog.entries() if headless else entries
+
+    def _was_committed(self, attempt: CheckpointId) -> bool:
+        """Whether its own generation's ledger, or a later generation's claim, says so."""
+        saves = (e for e in self._ledger(attempt.generation) if e["event"] == "save")
+        if any(event.get("checkpoint") == attempt.name for event in saves):
+            return True
+        later = (number for number in self._catalog.generations() if number > attempt.generation)
+        return any(read_generation(self._storage, n).resumed_from == attempt for n in later)
+
+    def _ledger(self, generation: int) -> list[dict[str, Any]]:
+        """The end of the coordinator's log."""
+        key = ledger_key(generation, 0)
+        with suppress(ObjectNotFound):
+            size_bytes = self._storage.size(key)
+            tail = bytearray(min(size_bytes, _LEDGER_TAIL_BYTES))
+            count = self._storage.read_into(key, size_bytes - len(tail), memoryview(tail))
+            return read_ledger(bytes(tail[:count]))
+        return []
+
+
+def all_damaged(storage: Storage, skipped: Iterable[Skipped]) -> AllCheckpointsDamagedError:
+    """The error for a run whose every checkpoint is damaged."""
+    listed = "\n".join(f"  {s.checkpoint}: {s.reason}" for s in skipped)
+    return AllCheckpointsDamagedError(
+        f"every checkpoint in {storage.uri} is damaged:\n{listed}\n"
+        "Nothing was overwritten. Repair the storage and delete the marks in quarantine/, or "
+        "start a new run under another uri."
+    )
+
+
+def _lost(steps: list[dict[str, Any]], committed_step: int) -> Lost:
+    last = steps[-1]
+    earlier = [event for event in steps if event["step"] <= committed_step]
+    # A generation that resumed at the committed step has no record of it: its first step stands in.
+    base = earlier[-1] if earlier else steps[0]
+    samples_per_step = int(last["samples"]) // max(1, int(last["step"]))
+    redo = max(0, int(last["step"]) - committed_step)
+    return Lost(
+        last_step=max(int(last["step"]), committed_step),
+        committed_step=committed_step,
+        samples=redo * samples_per_step,
+        seconds=round(float(last["time"]) - float(base["time"]), 3) if redo else 0.0,
+    )
+
+
+def _nearby(entries: list[Entry]) -> str:
+    if not entries:
+        return ""
+    counts = ", ".join(f"step {e.id.step} ({e.status})" for e in entries[-3:])
+    return f"; it has {counts}"

@@ -1,0 +1,78 @@
+"""What a session tells: one line for a person, one event for the ledger."""
+
+import logging
+
+from keepstep.errors import CommitError
+from keepstep.observability.ledger import Ledger
+from keepstep.session.results import Restored
+from keepstep.session.saving import Saved
+from keepstep.world import World
+
+logger = logging.getLogger("keepstep.session")
+
+
+def report_restored(restored: Restored, ledger: Ledger, world: World, uri: str) -> None:
+    """Where training goes on, and what was lost. *Ranks:* all; the coordinator logs."""
+    lost = restored.lost
+    ledger.record(
+        "generation",
+        step=restored.step,
+        world_size=world.world_size,
+        resumed_from=restored.checkpoint.name if restored.checkpoint else None,
+        state_digest=restored.state_digest,
+        skipped=[skipped.checkpoint.name for skipped in restored.skipped],
+        lost_steps=lost.steps if lost else 0,
+        restart_count=world.restart_count,
+    )
+    if not world.is_coordinator:
+        return
+    if restored.checkpoint is None:
+        logger.info("fresh start of generation %d in %s", restored.generation, uri)
+    else:
+        logger.info(
+            "resumed from %s as generation %d, world size %s -> %d",
+            restored.checkpoint,
+            restored.generation,
+            restored.world_size_was,
+            world.world_size,
+        )
+    if lost is not None:
+        logger.info(
+            "last step run %d, last step committed %d: %d steps, %d samples, %.1f s to redo",
+            lost.last_step,
+            lost.committed_step,
+            lost.steps,
+            lost.samples,
+            lost.seconds,
+        )
+
+
+def report_saved(saved: Saved, ledger: Ledger) -> None:
+    """One line per save. *Ranks:* all; the coordinator logs."""
+    checkpoint = saved.checkpoint
+    seconds = {f"{phase}_s": round(taken, 4) for phase, taken in saved.seconds.items()}
+    ledger.record("save", step=checkpoint.step, checkpoint=checkpoint.name, **seconds)
+    if saved.manifest is not None:
+        logger.info(
+            "step=%d outcome=committed bytes=%d objects=%d %s attempt=%s",
+            checkpoint.step,
+            saved.manifest.total_bytes,
+            len(saved.manifest.objects),
+            " ".join(f"{name}={taken:.3f}" for name, taken in seconds.items()),
+            checkpoint.attempt,
+        )
+
+
+def report_failed_save(
+    error: CommitError, step: int, world: World, *, failed: int, allowed: int
+) -> None:
+    """A save that did not come to pass. *Ranks:* all; the coordinator logs."""
+    if world.is_coordinator:
+        logger.warning(
+            "step=%d outcome=%s failed_saves=%d/%d: %s",
+            step,
+            type(error).__name__,
+            failed,
+            allowed,
+            error,
+        )

@@ -1,0 +1,104 @@
+"""``keepstep drill``: what it prints and how it ends, with drills that are made up."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from keepstep.cli.main import main
+from keepstep.drills.catalog import catalog
+from keepstep.drills.evidence import Verdict
+from keepstep.drills.perform import Ground, Outcome
+from keepstep.drills.scenario import Drill
+from keepstep.errors import ExitCode
+
+GOOD = Verdict("same_bits", "I5", is_good=True, evidence="all equal")
+BAD = Verdict("intact", "I3", is_good=False, evidence="block 3 is damaged")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Outcome]:
+    """Outcomes by drill; a directory is made as a real drill makes it."""
+    outcomes: dict[str, Outcome] = {}
+
+    def perform(ground: Ground, drill: Drill) -> Outcome:
+        directory = ground._new_directory(drill.name)
+        found = outcomes.get(drill.name, Outcome(drill=drill.name, verdicts=(GOOD,), seconds=2.0))
+        return Outcome(
+            drill=drill.name,
+            verdicts=found.verdicts,
+            skipped=found.skipped,
+            seconds=found.seconds,
+            directory=None if found.skipped else directory,
+        )
+
+    monkeypatch.setattr(Ground, "perform", perform)
+    return outcomes
+
+
+def test_list_names_every_drill(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drill", "list", "--json"]) == ExitCode.OK
+    listed = json.loads(capsys.readouterr().out)["drills"]
+    assert [each["name"] for each in listed] == [drill.name for drill in catalog()]
+    assert all(each["description"].endswith(".") for each in listed)
+
+
+def test_all_passed_ends_with_ok_and_leaves_nothing(
+    fake: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["drill", "run", "zombie", "--dir", str(tmp_path)]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "PASS  zombie  2.0 s" in out
+    assert "1 passed in 2 s" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_ends_with_error_and_is_kept(
+    fake: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake["zombie"] = Outcome(drill="zombie", verdicts=(GOOD, BAD))
+    assert main(["drill", "run", "zombie*", "--dir", str(tmp_path)]) == ExitCode.ERROR
+    out = capsys.readouterr().out
+    assert "I3 intact: block 3 is damaged" in out
+    assert "1 passed, 1 failed" in out
+    assert [each.name for each in tmp_path.iterdir()] == ["zombie"]
+
+
+def test_keep_keeps_what_passed(fake: dict[str, Outcome], tmp_path: Path) -> None:
+    assert main(["drill", "run", "zombie", "--dir", str(tmp_path), "--keep"]) == ExitCode.OK
+    assert [each.name for each in tmp_path.iterdir()] == ["zombie"]
+
+
+def test_json_holds_every_verdict(
+    fake: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake["zombie"] = Outcome(drill="zombie", verdicts=(GOOD, BAD))
+    fake["zombie-early"] = Outcome(drill="zombie-early", skipped="no module")
+    main(["drill", "run", "zombie*", "--dir", str(tmp_path), "--json"])
+    failed, skipped = json.loads(capsys.readouterr().out)["drills"]
+    assert failed["outcome"] == "fail"
+    assert [verdict["is_good"] for verdict in failed["verdicts"]] == [True, False]
+    assert (skipped["outcome"], skipped["reason"]) == ("skip", "no module")
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drill", "run", "nope"]) == ExitCode.CONFIG
+    assert "nope" in capsys.readouterr().err
+
+
+def test_a_drill_whose_module_is_missing_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepstep.drills.perform.find_spec", lambda name: None)
+    (drill,) = (each for each in catalog() if each.needs)
+    outcome = Ground(tmp_path).perform(drill)
+    assert outcome.skipped == f"{drill.needs} is not installed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_an_earlier_drill_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "zombie").mkdir()
+    assert main(["drill", "run", "zombie", "--dir", str(tmp_path)]) == ExitCode.CONFIG
+    assert "choose another --dir" in capsys.readouterr().err

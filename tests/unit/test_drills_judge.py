@@ -1,0 +1,297 @@
+"""Judges on fabricated histories: an honest one passes, and each lie is found out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keepstep.commit.catalog import Status
+from keepstep.commit.layout import CheckpointId
+from keepstep.drills.evidence import Evidence
+from keepstep.drills.history import Checkpoint, History, Start, Step
+from keepstep.drills.inject import Damage
+from keepstep.drills.judge import JUDGES, judge
+from keepstep.drills.run import Result
+from keepstep.drills.scenario import DamageKind, Ending, Place
+
+LAST_STEP = 8
+BATCH = 4
+DIGESTS = {("model.weight", (0, 0)): "sum64:00000000000000ff", ("optim.lr", ()): "crc32c:01"}
+RNG = ("ranks.00000.rng.torch", (0,))
+
+
+def id_of(step: int, generation: int) -> CheckpointId:
+    return CheckpointId(step, generation, f"{generation:06x}{step:06x}")
+
+
+def checkpoint(step: int, generation: int, status: Status = Status.COMMITTED) -> Checkpoint:
+    digests = {**DIGESTS, RNG: f"sum64:{step:016x}"}
+    return Checkpoint(
+        id=id_of(step, generation),
+        status=status,
+        world_size=2,
+        state_digest="sum64:00000000000000ff",
+        digests=digests,
+        tensors=frozenset(key for key in digests if digests[key].startswith("sum64")),
+    )
+
+
+def step(number: int, generation: int) -> Step:
+    ids = tuple(range((number - 1) * BATCH, number * BATCH))
+    return Step(
+        number=number, generation=generation, ids=ids, losses=(1 / number, 1 / number + 0.01)
+    )
+
+
+def start(generation: int, resumed_from: CheckpointId | None) -> Start:
+    name = resumed_from.name if resumed_from else None
+    return Start(
+        generation=generation,
+        world_size=2,
+        resumed_from=resumed_from,
+        reported={0: name, 1: name},
+        live_digests=dict.fromkeys((0, 1), "sum64:00000000000000ff" if resumed_from else None),
+        first_step_ended=1.0,
+        ended=2.0,
+    )
+
+
+REFERENCE = History(
+    steps=tuple(step(number, 1) for number in range(1, LAST_STEP + 1)),
+    checkpoints=tuple(checkpoint(number, 1) for number in (2, 4, 6, 8)),
+    starts=(start(1, None),),
+)
+RESUMED = History(
+    steps=tuple(step(number, 1 if number <= 4 else 2) for number in range(1, LAST_STEP + 1)),
+    checkpoints=(
+        checkpoint(2, 1),
+        checkpoint(4, 1),
+        checkpoint(6, 1, Status.UNCOMMITTED),
+        checkpoint(6, 2),
+        checkpoint(8, 2),
+    ),
+    starts=(start(1, None), start(2, id_of(4, 1))),
+)
+ENDED = Result(
+    ending=Ending.COMPLETE, code=0, worker_codes=(-9,), seconds=1.0, orphans=0, log=Path("log")
+)
+KILLED = Evidence(history=RESUMED, reference=REFERENCE, results=(ENDED,))
+
+DAMAGE = Damage(id_of(6, 1), Place.SHARD, DamageKind.FLIP, id_of(6, 1).key("__0_0.distcp"), 3)
+DAMAGED = replace(
+    KILLED,
+    history=replace(
+        RESUMED,
+        checkpoints=(
+            checkpoint(2, 1),
+            checkpoint(4, 1),
+            replace(checkpoint(6, 1, Status.QUARANTINED), reason=str(DAMAGE)),
+            checkpoint(6, 2),
+            checkpoint(8, 2),
+        ),
+    ),
+    damages=(DAMAGE,),
+    objects_before={"steps/a": "1", "ledger/a": "1"},
+    objects_after={"steps/a": "1", "ledger/a": "2", "quarantine/a": "1"},
+)
+FROZEN = replace(
+    KILLED,
+    history=replace(
+        RESUMED,
+        checkpoints=(
+            checkpoint(2, 1),
+            checkpoint(4, 1),
+            checkpoint(6, 1, Status.SUPERSEDED),
+            checkpoint(6, 2),
+            checkpoint(8, 2),
+        ),
+        starts=(*RESUMED.starts, start(3, id_of(8, 2))),
+    ),
+)
+HONEST: Mapping[str, Evidence] = dict.fromkeys(JUDGES, KILLED) | {
+    "damage_is_named": DAMAGED,
+    "fell_back": DAMAGED,
+    "objects_untouched": DAMAGED,
+    "nothing_added": DAMAGED,
+    "late_commit_is_void": FROZEN,
+    "last_resume_is_newest": FROZEN,
+}
+
+
+def with_history(evidence: Evidence, **changes: object) -> Evidence:
+    return replace(evidence, history=replace(evidence.history, **changes))
+
+
+def with_step(evidence: Evidence, number: int, **changes: object) -> Evidence:
+    steps = tuple(
+        replace(step, **changes) if step.number == number else step
+        for step in evidence.history.steps
+    )
+    return with_history(evidence, steps=steps)
+
+
+def with_checkpoint(evidence: Evidence, wanted: CheckpointId, **changes: object) -> Evidence:
+    checkpoints = tuple(
+        replace(each, **changes) if each.id == wanted else each
+        for each in evidence.history.checkpoints
+    )
+    return with_history(evidence, checkpoints=checkpoints)
+
+
+def with_last_start(evidence: Evidence, **changes: object) -> Evidence:
+    *earlier, last = evidence.history.starts
+    return with_history(evidence, starts=(*earlier, replace(last, **changes)))
+
+
+def with_digest(evidence: Evidence, key: tuple[str, tuple[int, ...]]) -> Evidence:
+    digests = {**checkpoint(8, 2).digests, key: "sum64:0000000000000bad"}
+    return with_checkpoint(evidence, id_of(8, 2), digests=digests)
+
+
+def with_result(evidence: Evidence, **changes: object) -> Evidence:
+    return replace(evidence, results=(replace(ENDED, **changes),))
+
+
+LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
+    ("endings", "torchrun ended with 1", lambda e: with_result(e, code=1)),
+    ("endings", "2 processes left", lambda e: with_result(e, orphans=2)),
+    ("endings", "workers with", lambda e: with_result(e, ending=Ending.FENCED, code=1)),
+    ("interrupted", "never interrupted", lambda e: with_history(e, starts=e.history.starts[:1])),
+    (
+        "nothing_lost",
+        "step 6 (generation 1",
+        lambda e: with_checkpoint(e, id_of(6, 1), status=Status.SUPERSEDED),
+    ),
+    (
+        "intact",
+        "block 0: checksum mismatch",
+        lambda e: with_checkpoint(e, id_of(6, 2), damages=("x block 0: checksum mismatch",)),
+    ),
+    ("intact", "nothing is committed", lambda e: with_history(e, checkpoints=())),
+    ("same_order", "step 5", lambda e: with_step(e, 5, ids=(17, 16, 18, 19))),
+    ("same_order", "once each", lambda e: with_history(e, steps=e.history.steps[:-1])),
+    (
+        "same_order",
+        "once each",
+        lambda e: with_history(e, steps=(*e.history.steps[:5], *e.history.steps[4:])),
+    ),
+    ("same_order", "once each", lambda e: with_history(e, steps=())),
+    ("once_per_epoch", "sample 3 was used 2", lambda e: with_step(e, 5, ids=(3, 17, 18, 19))),
+    (
+        "once_per_epoch",
+        "sample 16 was left out",
+        lambda e: with_step(replace(e, samples_per_epoch=32), 5, ids=(99, 17, 18, 19)),
+    ),
+    (
+        "once_per_epoch",
+        "no resume lay within",
+        lambda e: replace(e, samples_per_epoch=16),
+    ),
+    ("same_bits", "loss of step 5 on rank 1", lambda e: with_step(e, 5, losses=(0.2, 0.2))),
+    ("same_bits", "run by 1 ranks", lambda e: with_step(e, 5, losses=(0.2,))),
+    ("same_bits", "model.weight[0, 0]", lambda e: with_digest(e, ("model.weight", (0, 0)))),
+    ("same_bits", "ranks.00000.rng", lambda e: with_digest(e, RNG)),
+    ("same_bits", "optim.more", lambda e: with_digest(e, ("optim.more", (0,)))),
+    (
+        "same_bits",
+        "the last checkpoint is step 6",
+        lambda e: with_history(e, checkpoints=e.history.checkpoints[:-1]),
+    ),
+    (
+        "hops_keep_state",
+        "tensors add up to",
+        lambda e: with_checkpoint(e, id_of(4, 1), state_digest="sum64:0000000000000001"),
+    ),
+    ("hops_keep_state", "only {0}", lambda e: with_last_start(e, reported={0: None})),
+    (
+        "hops_keep_state",
+        "restored {1: 'sum64:0'}",
+        lambda e: with_last_start(e, live_digests={0: "sum64:00000000000000ff", 1: "sum64:0"}),
+    ),
+    (
+        "hops_keep_state",
+        "ranks {1}",
+        lambda e: with_last_start(e, reported={0: id_of(4, 1).name, 1: id_of(2, 1).name}),
+    ),
+    ("hops_keep_state", "nothing that is there", lambda e: with_history(e, checkpoints=())),
+    ("close_losses", "loss of step 5", lambda e: with_step(e, 5, losses=(0.2, 0.2))),
+    (
+        "damage_is_named",
+        "was not noticed",
+        lambda e: with_checkpoint(e, id_of(6, 1), status=Status.COMMITTED),
+    ),
+    (
+        "damage_is_named",
+        "does not name the file",
+        lambda e: with_checkpoint(e, id_of(6, 1), reason="something is wrong"),
+    ),
+    (
+        "damage_is_named",
+        "does not name the block",
+        lambda e: with_checkpoint(e, id_of(6, 1), reason=f"{DAMAGE.key} block 4"),
+    ),
+    ("fell_back", "not from step 4", lambda e: with_last_start(e, resumed_from=id_of(2, 1))),
+    ("fell_back", "ranks disagree", lambda e: with_last_start(e, reported={0: id_of(4, 1).name})),
+    (
+        "objects_untouched",
+        "steps/a was changed",
+        lambda e: replace(e, objects_after={"steps/a": "2"}),
+    ),
+    ("objects_untouched", "steps/a was removed", lambda e: replace(e, objects_after={})),
+    (
+        "nothing_added",
+        "generations/000002.json was written",
+        lambda e: replace(e, objects_after={"generations/000002.json": "1"}),
+    ),
+    (
+        "late_commit_is_void",
+        "is committed",
+        lambda e: with_checkpoint(e, id_of(6, 1), status=Status.COMMITTED),
+    ),
+    (
+        "late_commit_is_void",
+        "never tried",
+        lambda e: with_history(e, checkpoints=e.history.checkpoints[:2]),
+    ),
+    (
+        "last_resume_is_newest",
+        "not from step 8",
+        lambda e: with_last_start(e, resumed_from=id_of(6, 1)),
+    ),
+]
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_judge_accepts_an_honest_history(name: str) -> None:
+    verdict = judge(name, HONEST[name])
+    assert verdict.is_good, verdict.evidence
+    assert verdict.invariant.startswith("I")
+    assert verdict.evidence
+
+
+@pytest.mark.parametrize(
+    ("name", "objection", "tamper"), LIES, ids=[f"{name}: {text}" for name, text, _ in LIES]
+)
+def test_judge_finds_out_a_lie(
+    name: str, objection: str, tamper: Callable[[Evidence], Evidence]
+) -> None:
+    verdict = judge(name, tamper(HONEST[name]))
+    assert not verdict.is_good
+    assert objection in verdict.evidence
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_nothing_is_good_without_evidence(name: str) -> None:
+    nothing = History(steps=(), checkpoints=(), starts=())
+    assert not judge(name, Evidence(history=nothing, reference=nothing)).is_good
+
+
+def test_every_judge_is_lied_to() -> None:
+    assert {name for name, _, _ in LIES} == set(JUDGES)
+
+
+def test_any_block_behind_the_cut_names_a_truncated_file() -> None:
+    cut = replace(DAMAGE, kind=DamageKind.TRUNCATE, block=2)
+    named = with_checkpoint(DAMAGED, DAMAGE.checkpoint, reason=f"{DAMAGE.key} block 3: cut short")
+    assert judge("damage_is_named", replace(named, damages=(cut,))).is_good

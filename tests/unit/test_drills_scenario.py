@@ -1,0 +1,100 @@
+"""The catalog of drills is complete and consistent."""
+
+import pytest
+
+from keepstep.config import resolve
+from keepstep.drills.catalog import SMOKE, catalog, select
+from keepstep.drills.judge import JUDGES
+from keepstep.drills.scenario import (
+    KILL_STEP,
+    SAVE_EVERY,
+    SETTINGS,
+    STEPS,
+    DamageKind,
+    Drill,
+    Ending,
+    Leg,
+    Place,
+    Spoil,
+)
+from keepstep.errors import ConfigError
+from keepstep.failpoints import FAILPOINTS, arm, disarm
+from keepstep.phases import Phase
+
+NAMES = {drill.name for drill in catalog()}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("site", FAILPOINTS)
+def test_a_rank_dies_at_every_crash_site(site: str, strategy: str) -> None:
+    assert f"kill-{site}-{strategy}" in NAMES
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_every_phase_is_covered(phase: Phase) -> None:
+    assert select((f"kill-{phase}.*",))
+
+
+def test_names_are_unique() -> None:
+    assert len(NAMES) == len(catalog())
+
+
+def test_every_judge_is_needed_and_known() -> None:
+    assert {name for drill in catalog() for name in drill.judges} == set(JUDGES)
+
+
+@pytest.mark.parametrize("drill", catalog(), ids=lambda drill: drill.name)
+def test_settings_and_failpoints_are_sound(drill: Drill) -> None:
+    settings = {**SETTINGS, **dict(drill.settings)}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    resolve(files=[], environ={}, arguments=words)
+    legs = [act for act in drill.acts if isinstance(act, Leg)]
+    assert legs
+    for leg in legs:
+        assert ("kill" in leg.failpoints) == (leg.ending is Ending.KILLED or leg.max_restarts > 0)
+        try:
+            arm(leg.failpoints, rank=0, restart_count=0)
+        finally:
+            disarm()
+
+
+def test_a_save_is_due_when_a_rank_is_killed() -> None:
+    assert KILL_STEP % SAVE_EVERY == 0
+    assert KILL_STEP < STEPS
+
+
+def test_rescaling_resumes_three_times_in_four_worlds() -> None:
+    for drill in select(("rescale-ddp", "rescale-fsdp")):
+        worlds = [act.world_size for act in drill.acts if isinstance(act, Leg)]
+        assert worlds == [4, 2, 3, 1]
+
+
+def test_damage_covers_every_kind_at_every_place() -> None:
+    spoils = [act for d in catalog() for act in d.acts if isinstance(act, Spoil)]
+    found = {(spoil.kind, place) for spoil in spoils for place in spoil.places}
+    assert found == {(kind, place) for kind in DamageKind for place in Place}
+
+
+def test_one_checkpoint_stays_whole_unless_all_are_damaged() -> None:
+    for drill in select(("damage-*",)):
+        (spoil,) = (act for act in drill.acts if isinstance(act, Spoil))
+        assert (len(spoil.places) == STEPS // SAVE_EVERY) == (drill.name == "damage-all")
+
+
+def test_smoke_is_the_default() -> None:
+    assert {drill.name for drill in select(())} == set(SMOKE)
+
+
+def test_wildcards_and_all_select() -> None:
+    assert {d.name for d in select(("kill-write.*-ddp", "zombie"))} == {
+        "kill-write.before-ddp",
+        "kill-write.middle-ddp",
+        "kill-write.after-ddp",
+        "zombie",
+    }
+    assert select(("all",)) == catalog()
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no drill is called 'nope'"):
+        select(("zombie", "nope"))
