@@ -75,6 +75,24 @@ def test_file_and_every_new_directory_are_synced(
     assert len(synced.paths) > len(directories), "the file itself is synced"
 
 
+def test_directories_that_another_process_made_are_synced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store/a/b").mkdir(parents=True)
+    storage = LocalStorage(tmp_path / "store")
+    synced = Synced(monkeypatch)
+    storage.put("a/b/object", b"x")
+    assert {path for path in synced.paths if path.is_dir()} == {
+        tmp_path,
+        tmp_path / "store",
+        tmp_path / "store/a",
+        tmp_path / "store/a/b",
+    }
+    synced.paths.clear()
+    storage.put("a/b/other", b"x")
+    assert {path for path in synced.paths if path.is_dir()} == {tmp_path / "store/a/b"}
+
+
 def test_leftover_temporaries_are_not_listed(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     storage.put("a/object", b"x")

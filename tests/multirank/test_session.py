@@ -73,7 +73,7 @@ def test_a_full_disk_on_one_rank_costs_one_save_and_training_goes_on(
     assert run_ranks(2, run, str(tmp_path), 6, 2, rules, {}) == [6, 6]
     assert steps_in(tmp_path) == [2, 6]
     assert len(list((tmp_path / "steps").iterdir())) == 2, "nothing is left of the aborted attempt"
-    events = read_ledger((tmp_path / "ledger/g000001/rank-00000.jsonl").read_bytes())
+    events = read_ledger(ledger(tmp_path))
     (failed,) = (event for event in events if event["event"] == "save_failed")
     assert "rank 1 failed" in failed["error"]
     assert "No space left" in failed["error"]
@@ -114,6 +114,54 @@ def test_an_object_that_differs_between_ranks_is_named_at_the_first_save(
 ) -> None:
     for error in run_ranks(2, save_divergent, str(tmp_path)):
         assert "state entry loader differs between ranks 0 and 1" in error
+
+
+def test_an_error_in_state_dict_on_one_rank_aborts_the_save_on_all(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    for outcome in run_ranks(2, fail_once_in_state_dict, str(tmp_path)):
+        assert outcome == [2, 3]
+
+
+def fail_once_in_state_dict(rank: int, uri: str) -> list[int]:
+    class Part:
+        fails = False
+
+        def state_dict(self) -> dict[str, int]:
+            if self.fails and rank == 1:
+                raise RuntimeError("not now")
+            return {}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            raise AssertionError
+
+    part, committed = Part(), []
+    with keepstep.open(uri, every=1, timeout_seconds=20) as session:
+        session.track(part=part)
+        session.restore()
+        for number in range(1, 4):
+            part.fails = number == 1
+            session.tick()
+            if session.latest is not None:
+                committed.append(session.latest.step)
+    return committed
+
+
+def test_metrics_may_have_any_name(tmp_path: Path) -> None:
+    with keepstep.open(str(tmp_path), every=1) as session:
+        session.track(model=torch.nn.Linear(1, 1))
+        session.restore()
+        session.tick(step=7.0, time=0.3, rank=5.0, event=1.0, nan=float("nan"))
+        with pytest.raises(KeepstepError, match="choose another name"):
+            session.record("step", phase="warmup")
+    (event,) = (e for e in read_ledger(ledger(tmp_path)) if e["event"] == "step")
+    assert (event["step"], event["rank"]) == (1, 0)
+    assert event["time"] > 1e9
+    assert event["metrics"] == {"step": 7, "time": 0.3, "rank": 5, "event": 1, "nan": "nan"}
+
+
+def ledger(uri: Path) -> bytes:
+    return (uri / "ledger/g000001/rank-00000.jsonl").read_bytes()
 
 
 def save_divergent(rank: int, uri: str) -> str:

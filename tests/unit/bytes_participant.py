@@ -21,6 +21,7 @@ class BytesParticipant:
     data: bytes
     interfere: Callable[[str], None] = lambda _: None
     written: list[str] = field(default_factory=list)
+    alive: Callable[[], None] = lambda: None
 
     def local_plan(self) -> bytes:
         self.interfere("local_plan")
@@ -35,7 +36,8 @@ class BytesParticipant:
         self.interfere("stage")
         assert plan == b"%d" % self.rank
 
-    def write(self) -> bytes:
+    def write(self, alive: Callable[[], None]) -> bytes:
+        self.alive = alive
         self.interfere("write")
         file = shard_filename(self.rank, 0)
         hasher = BlockHasher(16)

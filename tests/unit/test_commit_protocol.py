@@ -1,11 +1,13 @@
 """The save protocol, run for real by ranks that are threads, over stores that fail on purpose."""
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from bytes_participant import BytesParticipant
 
+from keepstep import failpoints
 from keepstep.commit.barrier import CommitBarrier
 from keepstep.commit.catalog import Catalog, Status
 from keepstep.commit.layout import MANIFEST, CheckpointId, new_attempt
@@ -23,7 +25,7 @@ from keepstep.errors import (
     StorageUnavailable,
 )
 from keepstep.phases import Phase
-from keepstep.storage.base import Buffer, Storage
+from keepstep.storage.base import Buffer, ObjectInfo, Storage
 from keepstep.testing.memory_storage import MemoryStorage
 from keepstep.testing.memory_store import MemoryStore
 from keepstep.world import World
@@ -50,6 +52,7 @@ class Job:
         step: int,
         interfere: Interfere = lambda *_: None,
         *,
+        with_participant: Callable[[BytesParticipant, str], None] | None = None,
         absent: frozenset[int] = frozenset(),
         patience: float = 5,
     ) -> tuple[CheckpointId, list[BaseException | None]]:
@@ -58,14 +61,14 @@ class Job:
         raised: list[BaseException | None] = [None] * self.world_size
 
         def run(rank: int) -> None:
+            def meddle(name: str) -> None:
+                interfere(rank, name)
+                if with_participant is not None:
+                    with_participant(participant, name)
+
             world = World(rank=rank, world_size=self.world_size)
             participant = BytesParticipant(
-                self.storage,
-                attempt,
-                rank,
-                self.world_size,
-                bytes([rank]) * 100,
-                lambda name: interfere(rank, name),
+                self.storage, attempt, rank, self.world_size, bytes([rank]) * 100, meddle
             )
             barrier = CommitBarrier(
                 self.store, world=world, scope=attempt.attempt, step=step, timeout_seconds=patience
@@ -315,6 +318,51 @@ def test_what_a_dead_attempt_posted_is_never_read() -> None:
     assert isinstance(raised[0], CommitAborted)
     assert "rank 1" in str(raised[0])
     assert Catalog(storage).latest() is None
+
+
+class ListingFailsAfterPublish(MemoryStorage):
+    """The look for a newer generation that follows the publish gets no answer."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        is_published = any(key.endswith(MANIFEST) for key in self._objects)
+        if prefix == "generations/" and is_published:
+            raise StorageUnavailable("timed out", key=prefix)
+        return super().list(prefix)
+
+
+def test_what_fails_after_the_publish_does_not_undo_the_commit() -> None:
+    storage = ListingFailsAfterPublish()
+    attempt, raised = Job(storage).save(10)
+    assert raised == [None] * 3
+    assert verify_checkpoint(storage, attempt) == [], "no object was removed"
+
+
+def test_an_error_right_after_the_publish_does_not_undo_the_commit() -> None:
+    storage = MemoryStorage()
+    job = Job(storage)
+    failpoints.arm("publish.after=raise", rank=0, restart_count=0)
+    try:
+        attempt, raised = job.save(10)
+    finally:
+        failpoints.disarm()
+    assert raised == [None] * 3
+    assert verify_checkpoint(storage, attempt) == []
+
+
+@pytest.mark.parametrize("slow", [0, 2], ids=["coordinator", "other"])
+def test_a_rank_that_writes_for_longer_than_the_timeout_is_waited_for(slow: int) -> None:
+    """It gives signs of life; and all ranks hear the same outcome."""
+    job = Job(MemoryStorage())
+
+    def write_slowly(participant: BytesParticipant, name: str) -> None:
+        if (participant.rank, name) == (slow, "write"):
+            for _ in range(12):
+                time.sleep(0.1)
+                participant.alive()
+
+    attempt, raised = job.save(10, with_participant=write_slowly, patience=0.4)
+    assert raised == [None] * 3
+    assert Catalog(job.storage).latest() == attempt
 
 
 def test_phases_are_timed_in_order() -> None:

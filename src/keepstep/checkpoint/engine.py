@@ -28,6 +28,8 @@ class Loadable(Protocol):
 
     def optimizer_groups(self) -> dict[str, list[frozenset[str]]]: ...
 
+    def optimizer_options(self) -> dict[str, frozenset[str]]: ...
+
     def accepted(self, present: Mapping[Path, TensorSpec | None]) -> set[Path]: ...
 
     def template(
@@ -52,6 +54,7 @@ def check_state_fits(reader: StorageReader, state: Loadable, *, where: str) -> N
         accepted=state.accepted(present),
         expected_groups=state.optimizer_groups(),
         saved_groups=saved_groups,
+        expected_options=state.optimizer_options(),
         where=where,
     )
 

@@ -1,6 +1,7 @@
 """Whether a checkpoint fits the tracked objects, explained before anything is touched."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import torch
@@ -14,6 +15,8 @@ Row = tuple[str, str, str, str]
 Groups = Mapping[str, list[frozenset[str]]]
 
 _ROWS_SHOWN = 40
+_SCHEDULERS_OPTIONS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+"""What torch's schedulers add to a group; loading may come before a scheduler, or without one."""
 
 
 def check_fits(
@@ -23,6 +26,7 @@ def check_fits(
     accepted: AbstractSet[Path],
     expected_groups: Groups,
     saved_groups: Groups,
+    expected_options: Mapping[str, frozenset[str]],
     where: str,
 ) -> None:
     """Compare, and explain every difference in one table.
@@ -33,11 +37,16 @@ def check_fits(
         accepted: Entries beyond ``expected`` that a tracked object takes.
         expected_groups: Parameters by optimizer and group, as tracked.
         saved_groups: The same, as saved.
+        expected_options: Names of the options that each optimizer's groups have, as tracked.
         where: The checkpoint, for the message.
 
     *Raises:* ``StateMismatchError``.
     """
-    rows = [*_entry_rows(expected, present, accepted), *_group_rows(expected_groups, saved_groups)]
+    rows = [
+        *_entry_rows(expected, present, accepted),
+        *_group_rows(expected_groups, saved_groups),
+        *_option_rows(expected_options, present),
+    ]
     if rows:
         raise StateMismatchError(
             f"{where} does not fit the tracked objects; nothing was changed.\n{_table(rows)}\n"
@@ -73,8 +82,25 @@ def _group_rows(expected: Groups, saved: Groups) -> list[Row]:
         there, here = frozenset().union(*saved[name]), frozenset().union(*groups)
         rows += [(f"{name}: {fqn}", "missing", "-", "parameter") for fqn in sorted(here - there)]
         rows += [(f"{name}: {fqn}", "unexpected", "parameter", "-") for fqn in sorted(there - here)]
-        if there == here and set(saved[name]) != set(groups):
+        if there == here and Counter(saved[name]) != Counter(groups):
             rows.append((f"{name}.param_groups", "groups", _sizes(saved[name]), _sizes(groups)))
+    return rows
+
+
+def _option_rows(expected: Mapping[str, frozenset[str]], present: Iterable[Path]) -> list[Row]:
+    """Groups with options that the optimizer does not know: most likely it is another one.
+
+    Options that are only here are taken as they are, for newer versions of torch add some.
+    """
+    saved: dict[Path, set[str]] = {}
+    for path in present:
+        if path[0] in expected and path[1] == "param_groups":
+            saved.setdefault(path[:3], set()).add(str(path[3]))
+    rows: list[Row] = []
+    for group, options in sorted(saved.items(), key=lambda item: _name(item[0])):
+        known = expected[str(group[0])] | {"params"}
+        if unknown := options - known - _SCHEDULERS_OPTIONS:
+            rows.append((_name(group), "options", _listed(unknown), _listed(known - options)))
     return rows
 
 
@@ -91,6 +117,10 @@ def _describe(spec: TensorSpec | None) -> str:
 
 def _sizes(groups: list[frozenset[str]]) -> str:
     return f"groups of {', '.join(str(len(group)) for group in groups)}"
+
+
+def _listed(names: AbstractSet[str]) -> str:
+    return ", ".join(sorted(names)) or "-"
 
 
 def _table(rows: Sequence[Row]) -> str:

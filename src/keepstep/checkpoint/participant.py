@@ -1,8 +1,10 @@
 """One rank's part in a save: DCP's plans and our writer, in the shape the protocol asks for."""
 
+import gc
 import hashlib
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +17,7 @@ from keepstep.checkpoint.planner import SavePlanner
 from keepstep.checkpoint.writer import ShardWriter
 from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest, ObjectRecord
-from keepstep.errors import ConfigError, InternalError
+from keepstep.errors import CommitAborted, InternalError
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
@@ -36,13 +38,14 @@ class TensorParticipant:
     """Saves a state dict of tensors and values. One object per rank and attempt.
 
     Args:
+        collect_state: Gives the state dict; called in ``plan``.
         is_common: Whether an entry, by name, belongs to the state all ranks share. Only that is in
             the state digest, and its values must be equal on all ranks.
     """
 
     def __init__(
         self,
-        state_dict: dict[str, Any],
+        collect_state: Callable[[], dict[str, Any]],
         *,
         storage: Storage,
         attempt: CheckpointId,
@@ -50,7 +53,7 @@ class TensorParticipant:
         describe: Describe,
         is_common: Callable[[str], bool],
     ) -> None:
-        self._state_dict = state_dict
+        self._collect_state = collect_state
         self._world = world
         self._describe = describe
         self._is_common = is_common
@@ -60,7 +63,7 @@ class TensorParticipant:
         self._metadata: Metadata | None = None
 
     def local_plan(self) -> bytes:
-        self._planner.set_up_planner(self._state_dict, None, self._world.is_coordinator)
+        self._planner.set_up_planner(self._collect_state(), None, self._world.is_coordinator)
         self._writer.set_up_storage_writer(self._world.is_coordinator)
         plan = self._writer.prepare_local_plan(self._planner.create_local_plan())
         digests = {
@@ -71,7 +74,8 @@ class TensorParticipant:
         return pickle.dumps((plan, digests))
 
     def global_plan(self, local_plans: list[bytes]) -> list[bytes]:
-        plans, digests = zip(*(pickle.loads(plan) for plan in local_plans), strict=True)
+        with _collector_paused():
+            plans, digests = zip(*(pickle.loads(plan) for plan in local_plans), strict=True)
         _check_values_are_equal(digests)
         deduplicated, self._metadata = self._planner.create_global_plan(list(plans))
         final = self._writer.prepare_global_plan(deduplicated)
@@ -84,7 +88,8 @@ class TensorParticipant:
         self._plan = self._planner.finish_plan(replace(final, planner_data=mappings))
         self._planner.stage()
 
-    def write(self) -> bytes:
+    def write(self, alive: Callable[[], None]) -> bytes:
+        self._writer.alive = alive
         results = self._writer.write_data(self._plan, self._planner).wait()
         index = self._writer.index
         if index is None:
@@ -112,12 +117,30 @@ class TensorParticipant:
         self._writer.discard()
 
 
+def check_values(state_dict: dict[str, Any]) -> None:
+    """*Raises:* ``ConfigError`` naming an entry of a state dict that could not be stored."""
+    planner = SavePlanner()
+    planner.set_up_planner(state_dict)
+    planner.values()
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Unpickling many small objects sets off the cyclic collector again and again, for nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _check_values_are_equal(digests: tuple[Mapping[str, bytes], ...]) -> None:
     for rank, mine in enumerate(digests):
         for fqn in mine.keys() | digests[0].keys():
             if mine.get(fqn) != digests[0].get(fqn):
-                raise ConfigError(
+                raise CommitAborted(
                     f"state entry {fqn} differs between ranks 0 and {rank}; tracked objects must "
-                    "have "
-                    "the same state on all ranks"
+                    "have the same state on all ranks"
                 )

@@ -1,6 +1,7 @@
 """DCP's default planners, changed to stage, and to keep values from executing anything."""
 
 import io
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -52,7 +53,7 @@ class LoadPlanner(DefaultLoadPlanner):
     """Plans as DCP does; values are read without executing anything from them."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        loaded = torch.load(value, weights_only=True)
+        loaded = torch.load(value, weights_only=True, map_location="cpu")
         _set(self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded)
 
 
@@ -60,20 +61,40 @@ def serialize_value(fqn: str, value: Any) -> bytes:
     """A value in the format of ``torch.save``, checked to load with ``weights_only=True``.
 
     An ``io.BytesIO`` is taken as serialized already.
+
+    *Raises:* ``ConfigError`` naming the entry.
     """
     buffer = value if isinstance(value, io.BytesIO) else io.BytesIO()
     try:
         if buffer is not value:
             torch.save(value, buffer)
         buffer.seek(0)
-        torch.load(buffer, weights_only=True)
+        loaded = torch.load(buffer, weights_only=True, map_location="cpu")
     except Exception as error:  # pickle raises nearly anything; all of it means the same here
         raise ConfigError(
             f"state entry {fqn} ({type(value).__name__}) cannot be stored so that it loads "
             "without executing code: "
             f"{error}. Keep tensors, numbers, strings, lists and dicts in state_dict()"
         ) from error
+    if (place := _find_set((fqn,), loaded)) is not None:
+        # The order of a set of strings differs between processes, and ranks compare bytes.
+        raise ConfigError(
+            f"state entry {'.'.join(place)} is a set, which has no order; keep a sorted list in "
+            "state_dict()"
+        )
     return buffer.getvalue()
+
+
+def _find_set(path: tuple[str, ...], value: Any) -> tuple[str, ...] | None:
+    if isinstance(value, set):
+        return path
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    found = (_find_set((*path, str(key)), item) for key, item in items)
+    return next((place for place in found if place is not None), None)
 
 
 def _set(container: Any, path: tuple[str | int, ...], value: Any) -> None:

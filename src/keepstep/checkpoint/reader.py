@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,12 +29,12 @@ from keepstep.errors import CorruptCheckpointError, InternalError
 from keepstep.storage.base import Storage
 
 
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A checkpoint's manifest and all its indexes, checked: what is in it and where."""
 
-    manifest: Manifest
-    indexes: tuple[RankIndex, ...]
+    def __init__(self, manifest: Manifest, indexes: tuple[RankIndex, ...]) -> None:
+        self.manifest = manifest
+        self.indexes = indexes
 
     @classmethod
     def open(cls, storage: Storage, manifest: Manifest) -> "Snapshot":
@@ -41,14 +42,15 @@ class Snapshot:
         ranks = range(manifest.world_size)
         return cls(manifest, tuple(read_index(storage, manifest, rank) for rank in ranks))
 
-    @property
+    @cached_property
     def frames(self) -> list[Frame]:
         return [frame for index in self.indexes for frame in index.frames]
 
-    @property
+    @cached_property
     def files(self) -> dict[str, FileBlocks]:
         return {blocks.file: blocks for index in self.indexes for blocks in index.files}
 
+    @cached_property
     def metadata(self) -> Metadata:
         """As DCP wants it. Built from the indexes: the pickle beside them is never read."""
         entries: dict[str, Any] = {}
@@ -82,7 +84,7 @@ class ShardReader(StorageReader):
         pass
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        return self._snapshot.metadata()
+        return self._snapshot.metadata
 
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
@@ -103,8 +105,9 @@ class ShardReader(StorageReader):
         """
         items = sorted(plan.items, key=self._order)
         files: dict[str, _VerifiedFile] = {}
+        num_tensors = sum(item.type is LoadItemType.TENSOR for item in items)
         for number, item in enumerate(items):
-            if number == len(items) // 2:
+            if num_tensors and number == len(items) // 2:
                 failpoints.hit("load.middle", step=self._snapshot.manifest.step)
             frame = self._places[item.storage_index]
             if frame.file not in files:

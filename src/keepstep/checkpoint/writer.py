@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -32,6 +32,9 @@ from keepstep.storage.base import Buffer, ObjectWriter, Storage
 _DCP_VERSION = "1.0.0"
 """Of stock DCP's file system format, which ``.metadata`` and the frames keep to."""
 
+_PIECE_BYTES = 8 << 20
+"""Hashed while it is warm, then written."""
+
 
 class ShardWriter(StorageWriter):
     """Writes one attempt: each rank one shard file and its index, the coordinator ``.metadata``.
@@ -42,8 +45,11 @@ class ShardWriter(StorageWriter):
 
     def __init__(self, storage: Storage, attempt: CheckpointId) -> None:
         self._storage = storage
+        self.alive: Callable[[], None] = lambda: None
+        """Called now and then while writing."""
         self._attempt = attempt
         self._written: list[str] = []
+        self._index_record: ObjectRecord | None = None
         self.index: RankIndex | None = None
         """What this rank wrote, once it has."""
 
@@ -66,7 +72,7 @@ class ShardWriter(StorageWriter):
         *Ranks:* local. *Durability:* shard and index are durable once this returns.
         """
         rank = cast("int", plan.storage_data)
-        shard = _Shard(shard_filename(rank, 0))
+        shard = _Shard(shard_filename(rank, 0), self.alive)
         with self._open(shard.file) as writer:
             shard.writer = writer
             middle = len(plan.items) // 2
@@ -78,7 +84,9 @@ class ShardWriter(StorageWriter):
         frames = [replace(frame, path=_path(plan, frame.fqn)) for frame in shard.frames]
         self.index = RankIndex(rank=rank, frames=tuple(frames), files=(shard.finish(),))
         self._written.append(self._attempt.key(index_filename(rank)))
-        self._storage.put(self._written[-1], self.index.to_bytes())
+        data = self.index.to_bytes()
+        self._storage.put(self._written[-1], data)
+        self._index_record = ObjectRecord(index_filename(rank), len(data), sha256_digest(data))
         future: Future[list[WriteResult]] = Future()
         future.set_result(shard.results)
         return future
@@ -104,13 +112,10 @@ class ShardWriter(StorageWriter):
 
     def records(self) -> list[ObjectRecord]:
         """What the manifest is to say of this rank's objects."""
-        if self.index is None:
+        if self.index is None or self._index_record is None:
             raise InternalError("nothing was written yet")
-        data = self.index.to_bytes()
-        return [
-            *(ObjectRecord(file.file, file.size_bytes, file.digest) for file in self.index.files),
-            ObjectRecord(index_filename(self.index.rank), len(data), sha256_digest(data)),
-        ]
+        files = (ObjectRecord(file.file, file.size_bytes, file.digest) for file in self.index.files)
+        return [*files, self._index_record]
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
@@ -133,6 +138,7 @@ class _Shard:
     """One shard file in the making."""
 
     file: str
+    alive: Callable[[], None]
     writer: ObjectWriter | None = None
     hasher: BlockHasher = field(default_factory=BlockHasher)
     frames: list[Frame] = field(default_factory=list)
@@ -199,8 +205,12 @@ class _Shard:
     def _write(self, data: Buffer) -> None:
         if self.writer is None:
             raise InternalError("the shard's file is not open")
-        self.writer.write(data)
-        self.hasher.update(data)
+        view = memoryview(data)
+        for start in range(0, len(view), _PIECE_BYTES):
+            piece = view[start : start + _PIECE_BYTES]
+            self.hasher.update(piece)
+            self.writer.write(piece)
+            self.alive()
 
 
 def _path(plan: SavePlan, fqn: str) -> tuple[str | int, ...]:

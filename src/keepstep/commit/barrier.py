@@ -4,6 +4,9 @@ The barrier runs over a small key-value store (c10d's in production), never over
 save may go on in the background while the training group is busy, and a rank that died is named
 instead of hanging its peers. Every key holds the attempt's id, so that what a dead attempt left
 behind is never read. A failure on any rank reaches all ranks as the same error.
+
+A wait ends when the rank that is waited for has given no sign of life for the timeout. Writing is a
+sign of life: a large save may take longer than the timeout, a stuck one may not.
 """
 
 import pickle
@@ -15,6 +18,7 @@ from keepstep.errors import BarrierTimeout, CommitAborted, InternalError, Keepst
 from keepstep.world import World
 
 _GOOD, _BAD = b"+", b"-"
+_LIFE_INTERVAL_SECONDS = 1.0
 
 
 class Store(Protocol):
@@ -34,6 +38,10 @@ class CommitBarrier:
 
     A *topic* is one round: every rank posts, the coordinator collects all posts and answers every
     rank.
+
+    Args:
+        scope: Prefix of all keys; holds the attempt's id.
+        timeout_seconds: The longest that a rank may be waited for without a sign of life.
     """
 
     def __init__(
@@ -44,6 +52,16 @@ class CommitBarrier:
         self._scope = scope
         self._step = step
         self._timeout_seconds = timeout_seconds
+        self._lives = 0
+        self._lived_at = 0.0
+
+    def alive(self) -> None:
+        """Give a sign of life, at most once a second. *Ranks:* local, while at work."""
+        now = time.monotonic()
+        if now - self._lived_at >= min(_LIFE_INTERVAL_SECONDS, self._timeout_seconds / 4):
+            self._lives += 1
+            self._lived_at = now
+            self._store.set(self._life_key(self._world.rank), b"%d" % self._lives)
 
     def post(self, topic: str, produce: Callable[[], bytes]) -> None:
         """Post what ``produce`` returns, or the exception it raises.
@@ -59,62 +77,57 @@ class CommitBarrier:
     def collect(self, topic: str) -> list[bytes]:
         """All ranks' posts, by rank.
 
-        *Ranks:* coordinator. *Blocks:* until all have posted, at most ``timeout_seconds``.
+        *Ranks:* coordinator. *Blocks:* until all have posted, or one gives no sign of life.
         *Raises:* ``CommitAborted`` with every failure that was posted, or naming the ranks that
         posted nothing.
         """
-        deadline = time.monotonic() + self._timeout_seconds
+        ranks = range(self._world.world_size)
         posts: dict[int, bytes] = {}
-        for rank in range(self._world.world_size):
+        for rank in ranks:
             key = self._key(topic, "post", rank)
-            message = self._store.wait(key, max(0.0, deadline - time.monotonic()))
+            message = self._wait(key, rank)
             if message is not None:
                 posts[rank] = message
                 self._store.delete(key)
-        failures = {
-            rank: pickle.loads(post[1:]) for rank, post in posts.items() if post[:1] == _BAD
-        }
+        failures = {rank: pickle.loads(p[1:]) for rank, p in posts.items() if p[:1] == _BAD}
         if failures:
             raise _merged(failures, self._step)
-        if missing := [rank for rank in range(self._world.world_size) if rank not in posts]:
+        if missing := [rank for rank in ranks if rank not in posts]:
             raise CommitAborted(
-                f"waited {self._timeout_seconds:.0f} s for {_ranks(missing)} at step "
+                f"waited {self._timeout_seconds:.0f} s for {_listed(missing)} at step "
                 f"{self._step}, phase {topic}",
                 step=self._step,
             )
-        return [posts[rank][1:] for rank in range(self._world.world_size)]
+        return [posts[rank][1:] for rank in ranks]
 
     def answer(self, topic: str, produce: Callable[[], Sequence[bytes]]) -> None:
         """Give each rank its answer from what ``produce`` returns, or the exception it raises.
 
         *Ranks:* coordinator. *Raises:* nothing that ``produce`` raises: :meth:`await_answer` will.
         """
+        size = self._world.world_size
         try:
             answers = [_GOOD + answer for answer in produce()]
-            if len(answers) != self._world.world_size:
+            if len(answers) != size:
                 raise InternalError(  # noqa: TRY301  # to be told to every rank
-                    f"{len(answers)} answers for {self._world.world_size} ranks"
+                    f"{len(answers)} answers for {size} ranks"
                 )
         except Exception as error:  # noqa: BLE001  # every rank must hear of it
-            answers = [
-                _BAD + pickle.dumps(_portable(error, self._world.rank))
-            ] * self._world.world_size
+            answers = [_BAD + pickle.dumps(_portable(error, self._world.rank))] * size
         for rank, answer in enumerate(answers):
             self._store.set(self._key(topic, "answer", rank), answer)
 
     def await_answer(self, topic: str) -> bytes:
         """This rank's answer.
 
-        *Ranks:* all. *Blocks:* until the coordinator answers, at most twice ``timeout_seconds``: it
-        may itself be waiting for another rank.
-        *Raises:* the error the coordinator answered with; ``BarrierTimeout`` if it did not answer.
+        *Ranks:* all. *Blocks:* until the coordinator answers, or gives no sign of life.
+        *Raises:* the error the coordinator answered with; ``BarrierTimeout`` if it fell silent.
         """
         key = self._key(topic, "answer", self._world.rank)
-        patience_seconds = 2 * self._timeout_seconds
-        message = self._store.wait(key, patience_seconds)
+        message = self._wait(key, 0)
         if message is None:
             raise BarrierTimeout(
-                f"waited {patience_seconds:.0f} s for the coordinator (rank 0) at step "
+                f"waited {self._timeout_seconds:.0f} s for the coordinator (rank 0) at step "
                 f"{self._step}, phase {topic}",
                 step=self._step,
             )
@@ -123,8 +136,32 @@ class CommitBarrier:
             raise pickle.loads(message[1:])
         return message[1:]
 
+    def close(self) -> None:
+        """Remove this rank's sign of life."""
+        if self._lives:
+            self._store.delete(self._life_key(self._world.rank))
+
+    def _wait(self, key: str, rank: int) -> bytes | None:
+        """The value of a key that ``rank`` sets, or ``None`` once it seems dead."""
+        slice_seconds = min(_LIFE_INTERVAL_SECONDS, self._timeout_seconds / 4)
+        deadline = time.monotonic() + self._timeout_seconds
+        last_life: bytes | None = None
+        while True:
+            remaining = deadline - time.monotonic()
+            message = self._store.wait(key, max(0.0, min(slice_seconds, remaining)))
+            if message is not None or remaining <= 0:
+                return message
+            self.alive()  # waiting for another is a sign of life as well
+            life = self._store.wait(self._life_key(rank), 0)
+            if life != last_life:
+                last_life = life
+                deadline = time.monotonic() + self._timeout_seconds
+
     def _key(self, topic: str, direction: str, rank: int) -> str:
         return f"{self._scope}/{topic}/{direction}/{rank}"
+
+    def _life_key(self, rank: int) -> str:
+        return f"{self._scope}/alive/{rank}"
 
 
 def _portable(error: Exception, rank: int) -> KeepstepError:
@@ -138,19 +175,16 @@ def _portable(error: Exception, rank: int) -> KeepstepError:
 
 
 def _merged(failures: dict[int, KeepstepError], step: int) -> KeepstepError:
-    """One error that tells all of them.
-
-    An error that ends the process is not turned into an abort.
-    """
+    """One error that tells all of them; an internal error stays one."""
     for error in failures.values():
         if isinstance(error, InternalError):
             return error
-    texts = {rank: str(error) for rank, error in failures.items()}
+    texts = {rank: str(error.args[0]) for rank, error in failures.items()}
     first = min(texts)
     return CommitAborted(
-        f"{_ranks(sorted(texts))} failed; rank {first}: {texts[first]}", failures=texts, step=step
+        f"{_listed(sorted(texts))} failed: {texts[first]}", failures=texts, step=step
     )
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def _listed(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

@@ -10,15 +10,17 @@ FORMAT_VERSION = 1
 """Of everything below a run's URI. Readers refuse newer ones."""
 
 
-def canonical_bytes(value: Any) -> bytes:
-    """Sorted keys, indented for people, ASCII, one trailing newline; NaN is refused."""
-    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+def canonical_bytes(value: Any, *, is_compact: bool = False) -> bytes:
+    """Sorted keys, ASCII, one trailing newline; NaN is refused. Compact, or indented for people."""
+    style: dict[str, Any] = {"separators": (",", ":")} if is_compact else {"indent": 1}
+    return (json.dumps(value, sort_keys=True, allow_nan=False, **style) + "\n").encode()
 
 
-def seal(document: dict[str, Any]) -> bytes:
+def seal(document: dict[str, Any], *, is_compact: bool = False) -> bytes:
     """A document with its format version and its own digest."""
     body = {**document, "format": FORMAT_VERSION}
-    return canonical_bytes({**body, "digest": sha256_digest(canonical_bytes(body))})
+    digest = sha256_digest(canonical_bytes(body, is_compact=is_compact))
+    return canonical_bytes({**body, "digest": digest}, is_compact=is_compact)
 
 
 def unseal(data: bytes, key: str) -> dict[str, Any]:
@@ -32,15 +34,17 @@ def unseal(data: bytes, key: str) -> dict[str, Any]:
         version, digest = document.pop("format"), document.pop("digest")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptCheckpointError(f"{key} is not a keepstep document", key=key) from error
+    is_compact = not data.startswith(b"{\n")
     body = {**document, "format": version}
-    is_whole = digest == sha256_digest(canonical_bytes(body))
+    is_whole = digest == sha256_digest(canonical_bytes(body, is_compact=is_compact))
     # Compared byte by byte as well: JSON does not see white space.
-    if not is_whole or data != canonical_bytes({**body, "digest": digest}):
+    sealed = canonical_bytes({**body, "digest": digest}, is_compact=is_compact)
+    if not is_whole or data != sealed:
         raise CorruptCheckpointError(f"{key} does not match its own digest", key=key)
     if version > FORMAT_VERSION:
         raise UnsupportedFormatError(
-            f"{key} has format {version}; this keepstep reads up to {FORMAT_VERSION}: upgrade "
-            "keepstep",
+            f"{key} has format {version}; this keepstep reads up to {FORMAT_VERSION}: "
+            "upgrade keepstep",
             key=key,
         )
     return document

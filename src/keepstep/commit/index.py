@@ -95,7 +95,8 @@ class RankIndex:
                 "rank": self.rank,
                 "frames": [frame.to_json() for frame in self.frames],
                 "files": [blocks.to_json() for blocks in self.files],
-            }
+            },
+            is_compact=True,
         )
 
     @classmethod

@@ -13,7 +13,7 @@ docs/protocol.md says what each crash in between leaves behind.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -53,8 +53,11 @@ class Participant(Protocol):
         """Take what this rank is to write out of training's way. *Ranks:* all."""
         ...
 
-    def write(self) -> bytes:
-        """Write it. *Ranks:* all. *Durability:* everything the returned record names is durable."""
+    def write(self, alive: Callable[[], None]) -> bytes:
+        """Write it, calling ``alive`` now and then.
+
+        *Ranks:* all. *Durability:* everything the returned record names is durable.
+        """
         ...
 
     def manifest(self, records: list[bytes]) -> Manifest:
@@ -108,7 +111,7 @@ def save(
                 )
             plan = barrier.await_answer(Phase.PLAN)
 
-        barrier.post(Phase.ARRIVE, lambda: _contribute(participant, plan, timeline))
+        barrier.post(Phase.ARRIVE, lambda: _contribute(participant, plan, barrier, timeline))
 
         if world.is_coordinator:
             barrier.answer(
@@ -120,18 +123,24 @@ def save(
         with timeline.phase(Phase.DEPART):
             _depart(barrier, storage, attempt)
     except (CommitAborted, BarrierTimeout, StorageError) as error:
+        if _is_published(storage, attempt):
+            return  # whatever went wrong, went wrong after the step had become real
         with suppress(StorageError):
             participant.discard()
         if isinstance(error, CommitAborted):
             raise
         raise CommitAborted(str(error), step=attempt.step, attempt=attempt.attempt) from error
+    finally:
+        barrier.close()
 
 
-def _contribute(participant: Participant, plan: bytes, timeline: Timeline) -> bytes:
+def _contribute(
+    participant: Participant, plan: bytes, barrier: CommitBarrier, timeline: Timeline
+) -> bytes:
     with timeline.phase(Phase.STAGE):
         participant.stage(plan)
     with timeline.phase(Phase.WRITE):
-        record = participant.write()
+        record = participant.write(barrier.alive)
     failpoints.hit(f"{Phase.ARRIVE}.before", step=timeline.step)
     return record
 
@@ -210,10 +219,23 @@ def _depart(barrier: CommitBarrier, storage: Storage, attempt: CheckpointId) -> 
     try:
         barrier.await_answer(Phase.DEPART)
     except BarrierTimeout as error:
-        key = attempt.key(MANIFEST)
-        try:
-            Manifest.from_bytes(storage.get(key), key)
-        except StorageError:
+        if not _is_published(storage, attempt):
             raise CommitOutcomeUnknown(
                 f"{error}; no manifest is there yet", step=attempt.step, attempt=attempt.attempt
             ) from error
+
+
+def _is_published(storage: Storage, attempt: CheckpointId) -> bool:
+    """Whether the manifest is there. *Raises:* ``CommitOutcomeUnknown`` if the store cannot say."""
+    key = attempt.key(MANIFEST)
+    try:
+        Manifest.from_bytes(storage.get(key), key)
+    except ObjectNotFound:
+        return False
+    except StorageError as error:
+        raise CommitOutcomeUnknown(
+            f"the store does not say whether the step was committed: {error}",
+            step=attempt.step,
+            attempt=attempt.attempt,
+        ) from error
+    return True

@@ -8,7 +8,7 @@ from keepstep.commit.catalog import Catalog
 from keepstep.commit.index import RankIndex
 from keepstep.commit.layout import METADATA, CheckpointId, index_filename
 from keepstep.commit.manifest import Manifest, ObjectRecord
-from keepstep.errors import CorruptCheckpointError, ObjectNotFound
+from keepstep.errors import CorruptCheckpointError, KeepstepError, ObjectNotFound
 from keepstep.storage.base import Storage
 
 
@@ -51,6 +51,28 @@ def verify_checkpoint(storage: Storage, checkpoint: CheckpointId) -> list[Damage
     unread = [record.file for record in manifest.objects if record.file not in vouched_for]
     damages += [Damage(checkpoint.key(file), "no readable index vouches for it") for file in unread]
     return damages
+
+
+def is_damaged(storage: Storage, checkpoint: CheckpointId, error: KeepstepError) -> bool:
+    """Whether what another rank found damaged or missing is so from here as well.
+
+    Looks at the one object, or block, that the error names.
+    """
+    file = (error.key or "").removeprefix(checkpoint.prefix)
+    try:
+        manifest = Catalog(storage).manifest(checkpoint)
+        if file == METADATA:
+            return any(check_metadata(storage, manifest))
+        for rank in range(manifest.world_size):
+            index = read_index(storage, manifest, rank)
+            for blocks in index.files:
+                if blocks.file == file:
+                    block = getattr(error, "block", None)
+                    numbers = [] if block is None else [block]
+                    return any(check_blocks(storage, manifest, blocks, numbers))
+    except (CorruptCheckpointError, ObjectNotFound):
+        return True
+    return False
 
 
 def read_index(storage: Storage, manifest: Manifest, rank: int) -> RankIndex:

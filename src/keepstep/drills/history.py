@@ -172,7 +172,7 @@ def _start(claim: Generation, events: Iterable[dict[str, Any]]) -> Start:
         world_size=claim.world_size,
         resumed_from=claim.resumed_from,
         reported={event["rank"]: event["resumed_from"] for event in begun},
-        live_digests={event["rank"]: event["state_digest"] for event in begun},
+        live_digests={event["rank"]: event.get("state_digest") for event in begun},
         first_step_ended=min(steps, default=None),
         ended=max((event["time"] for event in mine), default=0.0),
     )

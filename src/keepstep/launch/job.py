@@ -34,7 +34,8 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
         with keepstep.open(
             config.uri,
             every=config.checkpoint.every,
-            resume=config.resume,
+            # Asked for once: after a failure the job goes on from its own newest commit.
+            resume="auto" if world.restart_count else config.resume,
             mathematics=config.mathematics() | {"data.digest": task.data_digest},
             config_digest=config.digest(),
             accept_change=config.accept_change,
@@ -43,6 +44,7 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
             parallel=plan_layout(config.parallel, world, device).describe(),
             samples_per_epoch=task.num_samples,
             timeout_seconds=config.checkpoint.timeout_seconds,
+            step_timeout_seconds=config.parallel.timeout_seconds,
             failed_saves_allowed=config.checkpoint.failed_saves_allowed,
         ) as session:
             summary = train(session, task, config, device)

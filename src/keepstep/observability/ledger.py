@@ -25,7 +25,7 @@ class Ledger:
 
     def record(self, event: str, **fields: Any) -> None:
         """Write one line: the event, the time (Unix seconds), and the fields (JSON values)."""
-        line = {"event": event, "time": round(time.time(), 3), **self._common, **fields}
+        line = {"event": event, **fields, "time": round(time.time(), 3), **self._common}
         try:
             self._append((json.dumps(line, separators=(",", ":")) + "\n").encode())
             self._is_failing = False

@@ -77,7 +77,11 @@ class Chooser:
         for generation in reversed(self._catalog.generations()):
             steps = [event for event in self._ledger(generation) if event["event"] == "step"]
             if steps:
-                return _lost(steps, committed_step)
+                try:
+                    return _lost(steps, committed_step)
+                except (KeyError, TypeError, ValueError) as error:  # a report, and no more
+                    logger.warning("the ledger of generation %d is damaged: %r", generation, error)
+                    return None
         return None
 
     def _exactly(self, step: int, good: Iterable[CheckpointId]) -> tuple[CheckpointId, ...]:
@@ -130,7 +134,7 @@ def all_damaged(storage: Storage, skipped: Iterable[Skipped]) -> AllCheckpointsD
     """The error for a run whose every checkpoint is damaged."""
     listed = "\n".join(f"  {s.checkpoint}: {s.reason}" for s in skipped)
     return AllCheckpointsDamagedError(
-        f"every checkpoint in {storage.uri} is damaged:\n{listed}\n"
+        f"every checkpoint in {storage.uri} that could be resumed from is damaged:\n{listed}\n"
         "Nothing was overwritten. Repair the storage and delete the marks in quarantine/, or "
         "start a new run under another uri."
     )

@@ -25,6 +25,7 @@ def open(
     parallel: Mapping[str, Any] | None = None,
     samples_per_epoch: int | None = None,
     timeout_seconds: float = 120.0,
+    step_timeout_seconds: float = 1800.0,
     failed_saves_allowed: int = 10,
     world: World | None = None,
 ) -> Session:
@@ -37,9 +38,10 @@ def open(
     Args:
         uri: A directory that all ranks share. It is made if it is not there.
         every: How often ``tick`` saves: steps (``50``, ``"50steps"``) or time (``"30s"``,
-        ``"10min"``, ``"1h"``). resume: ``"auto"``: the newest checkpoint that verifies, or a fresh
-            start if there is none; ``"must"``: an error if there is none; ``"never"``: an error if
-            there is one; a number: exactly that step, leaving later ones aside.
+            ``"10min"``, ``"1h"``).
+        resume: ``"auto"``: the newest checkpoint that verifies, or a fresh start if there is none;
+            ``"must"``: an error if there is none; ``"never"``: an error if there is one; a number:
+            exactly that step, leaving later ones aside. A restart of the same job wants ``"auto"``.
         seed: From which random generators are derived when the world size has changed.
         mathematics: Settings that alter what is computed, by dotted name; JSON values. They go into
             every manifest, and a resume with other ones is refused.
@@ -47,7 +49,9 @@ def open(
         config_digest: Of the whole configuration; goes into every manifest.
         parallel: Description of the parallel layout; goes into every manifest.
         samples_per_epoch: If given, manifests name the epoch as well.
-        timeout_seconds: The longest that any rank waits for its peers.
+        timeout_seconds: The longest that a save waits for a rank that gives no sign of life.
+        step_timeout_seconds: The longest that ``tick`` and ``restore`` wait for a rank that is
+            still computing or loading.
         failed_saves_allowed: Failed saves in a row before training stops.
         world: Who this process is; taken from the process group by default.
 
@@ -63,6 +67,7 @@ def open(
         parallel=dict(parallel or {}),
         samples_per_epoch=samples_per_epoch,
         timeout_seconds=timeout_seconds,
+        step_timeout_seconds=step_timeout_seconds,
         failed_saves_allowed=failed_saves_allowed,
     )
     return Session(open_storage(uri), settings, world or _world_of_group())

@@ -10,6 +10,9 @@ from keepstep.world import World
 
 logger = logging.getLogger("keepstep.session")
 
+RESERVED_EVENTS = frozenset({"generation", "step", "save", "save_failed"})
+"""What the session itself writes into the ledger."""
+
 
 def report_restored(restored: Restored, ledger: Ledger, world: World, uri: str) -> None:
     """Where training goes on, and what was lost. *Ranks:* all; the coordinator logs."""

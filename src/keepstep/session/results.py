@@ -67,7 +67,7 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The ranks agreed to leave the loop after this step; it is committed."""
+    """The ranks agreed to leave the loop after this step, for which a save was made."""
 
     reason: str
     step: int

@@ -19,13 +19,19 @@ from keepstep.checkpoint.engine import (
 )
 from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.commit.catalog import Catalog
-from keepstep.commit.layout import CheckpointId
+from keepstep.commit.layout import MANIFEST, CheckpointId
 from keepstep.commit.lineage import claim_generation
 from keepstep.commit.manifest import Manifest
-from keepstep.commit.verify import Damage, check_blocks, check_metadata
+from keepstep.commit.verify import Damage, check_blocks, check_metadata, is_damaged
 from keepstep.config import explain_change
 from keepstep.elastic.control_group import ControlGroup
-from keepstep.errors import ConfigError, CorruptCheckpointError, KeepstepError, ObjectNotFound
+from keepstep.errors import (
+    ConfigError,
+    CorruptCheckpointError,
+    KeepstepError,
+    ObjectNotFound,
+    StorageUnavailable,
+)
 from keepstep.session.choosing import Chooser, all_damaged
 from keepstep.session.results import Lost, Skipped
 from keepstep.state.app_state import RANKS, AppState
@@ -65,6 +71,7 @@ class Resumer:
         storage: Storage,
         state: AppState,
         *,
+        run: str,
         world: World,
         control: ControlGroup,
         resume: str | int,
@@ -75,6 +82,7 @@ class Resumer:
         self._catalog = Catalog(storage)
         self._chooser = Chooser(storage)
         self._state = state
+        self._run = run
         self._world = world
         self._control = control
         self._resume = resume
@@ -117,7 +125,7 @@ class Resumer:
     def _load(self, candidate: CheckpointId) -> Loaded | Skipped:
         """Load one checkpoint on all ranks, or say what is wrong with it on any rank."""
         opened: list[Snapshot] = []
-        damage = self._together(lambda: opened.append(self._open_and_compare(candidate)))
+        damage = self._together(candidate, lambda: opened.append(self._open_and_compare(candidate)))
         if damage is not None:
             return Skipped(candidate, damage)
         snapshot = opened[0]
@@ -125,7 +133,7 @@ class Resumer:
         read: list[dict[str, Any]] = []
         reader = ShardReader(self._storage, snapshot)
         damage = self._together(
-            lambda: read.append(load_state(reader, self._state, with_rng=same_world))
+            candidate, lambda: read.append(load_state(reader, self._state, with_rng=same_world))
         ) or self._verify_rest(snapshot, reader)
         if damage is not None:
             return Skipped(candidate, damage)
@@ -139,6 +147,9 @@ class Resumer:
     def _open_and_compare(self, candidate: CheckpointId) -> Snapshot:
         """Everything that can be said before a tensor is touched."""
         manifest = self._catalog.manifest(candidate)
+        if manifest.run != self._run:
+            key = candidate.key(MANIFEST)
+            raise CorruptCheckpointError(f"{key} belongs to run {manifest.run}", key=key)
         self._check_mathematics(manifest)
         if self._world.is_coordinator:
             _raise_damage(check_metadata(self._storage, manifest))
@@ -171,12 +182,13 @@ class Resumer:
         ]
         mine = rest[self._world.rank :: self._world.world_size]
         return self._together(
+            snapshot.manifest.id,
             lambda: _raise_damage(
                 chain.from_iterable(
                     check_blocks(self._storage, snapshot.manifest, blocks, [number])
                     for blocks, number in mine
                 )
-            )
+            ),
         )
 
     def _prove_restored(self, snapshot: Snapshot) -> str:
@@ -194,10 +206,11 @@ class Resumer:
         _raise_first(problems)
         return digests[0]
 
-    def _together(self, act: Callable[[], Any]) -> str | None:
+    def _together(self, candidate: CheckpointId, act: Callable[[], Any]) -> str | None:
         """Act on all ranks; what is damaged, if that is what any of them found.
 
-        *Raises:* any other error that any rank found, on all ranks.
+        *Raises:* any other error that any rank found, on all ranks; ``StorageUnavailable`` if the
+        coordinator sees no damage where another rank does.
         """
         problems = self._control.attempt(act)
         damage = {
@@ -206,8 +219,22 @@ class Resumer:
             if isinstance(error, CorruptCheckpointError | ObjectNotFound)
         }
         _raise_first({rank: error for rank, error in problems.items() if rank not in damage})
+        if damage:
+            self._control.decide(lambda: self._confirm(candidate, damage))
         reasons = list(dict.fromkeys(_reason(error) for error in damage.values()))
         return "; ".join(reasons) or None
+
+    def _confirm(self, candidate: CheckpointId, damage: Mapping[int, KeepstepError]) -> None:
+        """A node that lost its mount must not set aside the whole run. *Ranks:* coordinator."""
+        if self._world.rank in damage:
+            return
+        for rank, error in damage.items():
+            if not is_damaged(self._storage, candidate, error):
+                raise StorageUnavailable(
+                    f"rank {rank} finds damage where rank 0 finds none: {_reason(error)}. "
+                    f"Do all ranks share {self._storage.uri}?",
+                    rank=rank,
+                )
 
 
 def is_common(name: str) -> bool:

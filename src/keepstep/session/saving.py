@@ -54,13 +54,15 @@ class Saver:
 
     def save(
         self,
-        state_dict: dict[str, Any],
+        collect_state: Callable[[], dict[str, Any]],
         step: int,
         describe: Callable[[CheckpointId, tuple[ObjectRecord, ...], str], Manifest],
     ) -> Saved:
-        """Commit ``state_dict`` as ``step``.
+        """Commit the state as ``step``.
 
         Args:
+            collect_state: Gives this rank's state dict. An error it raises aborts the save on all
+                ranks.
             describe: From the attempt, its objects and the state digest to the manifest.
 
         *Raises:* ``CommitError``, ``FencedError``: see :func:`keepstep.commit.protocol.save`.
@@ -74,7 +76,7 @@ class Saver:
             return described[0]
 
         participant = TensorParticipant(
-            state_dict,
+            collect_state,
             storage=self._storage,
             attempt=attempt,
             world=self._world,
@@ -101,5 +103,6 @@ class Saver:
     def _next_attempt(self, step: int) -> CheckpointId:
         """The same on all ranks, and no other try's: the nonce is this generation's alone."""
         self._attempts += 1
-        name = hashlib.sha256(f"{self._nonce}/{self._attempts}".encode()).hexdigest()[:12]
-        return CheckpointId(step, self._generation, name)
+        digest = hashlib.sha256(f"{self._nonce}/{self._attempts}".encode()).hexdigest()
+        # The number comes first: of two commits of one step, the later one sorts last.
+        return CheckpointId(step, self._generation, f"{self._attempts % 65536:04x}{digest[:8]}")

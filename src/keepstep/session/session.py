@@ -15,15 +15,21 @@ import torch
 
 from keepstep import failpoints
 from keepstep._version import __version__
+from keepstep.checkpoint.participant import check_values
 from keepstep.checkpoint.store import C10dStore
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import CheckpointId, ledger_key
 from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.config import Interval
 from keepstep.elastic.control_group import ControlGroup
-from keepstep.errors import CommitError, ConfigError
+from keepstep.errors import CommitAborted, CommitError, ConfigError
 from keepstep.observability.ledger import Ledger
-from keepstep.session.reporting import report_failed_save, report_restored, report_saved
+from keepstep.session.reporting import (
+    RESERVED_EVENTS,
+    report_failed_save,
+    report_restored,
+    report_saved,
+)
 from keepstep.session.results import Restored, Save, Stop
 from keepstep.session.resume import Resumed, Resumer
 from keepstep.session.saving import Saver
@@ -47,6 +53,7 @@ class Settings:
     parallel: Mapping[str, Any]
     samples_per_epoch: int | None
     timeout_seconds: float
+    step_timeout_seconds: float
     failed_saves_allowed: int
 
 
@@ -69,10 +76,10 @@ class Session:
         """The newest checkpoint this session has restored or committed."""
         self._storage = storage
         self._settings = settings
-        self._control = ControlGroup(world, timeout_seconds=settings.timeout_seconds)
+        self._control = ControlGroup(world, timeout_seconds=settings.step_timeout_seconds)
         self._store = C10dStore(timeout_seconds=settings.timeout_seconds)
         self._state = AppState(rank=world.rank, seed=settings.seed)
-        self._run = self._control.decide(Catalog(storage).open_run)
+        self._run = self._control.decide(self._open_run)
         self._generation: _Generation | None = None
         self._metrics: dict[str, float] = {}
         self._failed_saves = 0
@@ -112,8 +119,8 @@ class Session:
         Call it once, after :meth:`track` and before the loop.
 
         *Raises:* ``NoCheckpointError``, ``AllCheckpointsDamagedError``, ``StateMismatchError``,
-        ``ConfigError``, ``FencedError``: the same on all ranks, and nothing on storage was
-        replaced.
+        ``ConfigError``, ``StorageError``, ``FencedError``: the same on all ranks, and nothing on
+        storage was replaced.
         """
         if self._generation is not None:
             raise ConfigError(
@@ -123,6 +130,7 @@ class Session:
         resumed = Resumer(
             self._storage,
             self._state,
+            run=self._run,
             world=self.world,
             control=self._control,
             resume=settings.resume,
@@ -147,6 +155,7 @@ class Session:
             lost=resumed.lost,
         )
         report_restored(restored, self._generation.ledger, self.world, self.uri)
+        self._check_storable()
         return restored
 
     @contextmanager
@@ -170,10 +179,11 @@ class Session:
         Args:
             samples: Consumed by this step over all ranks.
             tokens: The same in tokens.
-            metrics: Numbers or 0-d tensors; the last known value of each goes into the manifest.
+            metrics: Numbers or 0-d tensors; the coordinator's last known value of each goes into
+                the manifest.
 
         Returns:
-            What to stop for, after a commit, or ``None`` to go on.
+            What to stop for, after a save, or ``None`` to go on.
 
         *Raises:* ``FencedError`` if a newer generation has taken over; ``CommitError`` once
         ``failed_saves_allowed`` saves in a row have failed; ``CoordinationError`` if ranks are
@@ -210,7 +220,7 @@ class Session:
             return self._manifest(attempt, objects, state_digest, tags)
 
         try:
-            saved = active.saver.save(self._state.save_dict(), self.step, describe)
+            saved = active.saver.save(self._state.save_dict, self.step, describe)
         except CommitError as error:
             active.ledger.record("save_failed", step=self.step, error=str(error))
             raise
@@ -225,6 +235,8 @@ class Session:
 
     def record(self, event: str, **fields: Any) -> None:
         """Write a line into this rank's ledger. *Ranks:* local. Fields are JSON values."""
+        if event in RESERVED_EVENTS:
+            raise ConfigError(f"the event {event!r} is keepstep's own; choose another name")
         self._active().ledger.record(event, **fields)
 
     def close(self) -> None:
@@ -241,11 +253,26 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            committed_step = self.latest.step if self.latest else 0
-            if kind is None and self._generation is not None and self.step != committed_step:
-                self.save()
+            if kind is None and self._generation is not None:
+                committed_step = self.latest.step if self.latest else 0
+                (is_behind,) = self._control.largest([self.step != committed_step])
+                if is_behind:
+                    self.save()
         finally:
             self.close()
+
+    def _open_run(self) -> str:
+        """*Ranks:* coordinator."""
+        catalog = Catalog(self._storage)
+        if self._settings.resume in ("auto", "never"):
+            return catalog.open_run()
+        return str(catalog.run()["run"])  # something must be there already
+
+    def _check_storable(self) -> None:
+        """Refuse now what could not be saved later. *Raises:* ``ConfigError`` on all ranks."""
+        problems = self._control.attempt(lambda: check_values(self._state.save_dict()))
+        for rank in sorted(problems):
+            raise problems[rank]
 
     def _begin(self, resumed: Resumed) -> "_Generation":
         key = ledger_key(resumed.generation, self.world.rank)
@@ -280,21 +307,22 @@ class Session:
         return self.world.is_coordinator and waited >= (every.seconds or math.inf)
 
     def _save_tolerantly(self) -> None:
+        failure: CommitError | None = None
         try:
             self.save()
-            self._failed_saves = 0
         except CommitError as error:
-            self._failed_saves += 1
-            self._saved_at = time.monotonic()
+            failure = error
+        # A rank may have missed an outcome that others know: they count the same all the same.
+        (has_failed,) = self._control.largest([failure is not None])
+        self._failed_saves = self._failed_saves + 1 if has_failed else 0
+        self._saved_at = time.monotonic()
+        if failure is not None:
             allowed = self._settings.failed_saves_allowed
-            if self._failed_saves > allowed:
-                logger.error(
-                    "%d saves in a row have failed; %d are allowed", self._failed_saves, allowed
-                )
-                raise
             report_failed_save(
-                error, self.step, self.world, failed=self._failed_saves, allowed=allowed
+                failure, self.step, self.world, failed=self._failed_saves, allowed=allowed
             )
+        if self._failed_saves > self._settings.failed_saves_allowed:
+            raise failure or CommitAborted("too many saves in a row have failed on other ranks")
 
     def _manifest(
         self,
@@ -330,6 +358,8 @@ class Session:
         return progress
 
     def _note_metrics(self, metrics: Mapping[str, float | torch.Tensor], ledger: Ledger) -> None:
+        if not self.world.is_coordinator:
+            return  # the coordinator's go into the manifest and the ledger
         numbers = {name: float(value) for name, value in metrics.items()}
         self._metrics |= {name: n for name, n in numbers.items() if math.isfinite(n)}
         # JSON has no NaN: what is not finite is written as text.

@@ -1,24 +1,26 @@
 """The tracked objects as one nested state dict."""
 
-import io
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from keepstep.errors import ConfigError
+from keepstep.state.names import Names, names_for, parameter_names
 from keepstep.state.optimizer import NamedOptimizer
 from keepstep.state.rng import derive_rng, load_rng_state_dict, rng_state_dict
+from keepstep.state.values import as_one_value
 
 RANKS = "ranks"
 """Entries below this name belong to one rank each."""
-
-_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 Path = tuple[str | int, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
@@ -58,6 +60,7 @@ class AppState:
                     f"cannot track an object as {name!r}: the name is taken or not a plain one"
                 )
             if isinstance(tracked, torch.nn.Module):
+                _refuse_flat_parameters(name, tracked)
                 self._modules[name] = tracked
             elif isinstance(tracked, Optimizer):
                 self._optimizers[name] = tracked
@@ -85,7 +88,7 @@ class AppState:
             name: optimizer.state_dict() for name, optimizer in self._named_optimizers().items()
         }
         state |= {
-            name: _as_one_value(name, other.state_dict()) for name, other in self._others.items()
+            name: as_one_value(name, other.state_dict()) for name, other in self._others.items()
         }
         return state
 
@@ -121,9 +124,10 @@ class AppState:
     def load_dict(self, loaded: Mapping[str, Any]) -> None:
         """Put back what was loaded into :meth:`template`, the generators excepted."""
         for name, module in self._modules.items():
-            if any(not isinstance(value, torch.Tensor) for value in loaded[name].values()):
-                # Tensors were loaded in place; extra state has to be handed over.
-                set_model_state_dict(module, loaded[name])
+            # Tensors were loaded in place; extra state has to be handed over.
+            extra = {key: value for key, value in loaded[name].items() if _is_extra_state(key)}
+            if extra:
+                set_model_state_dict(module, extra, options=StateDictOptions(strict=False))
         for name, optimizer in self._named_optimizers().items():
             optimizer.load_state_dict(loaded[name])
         for name, other in self._others.items():
@@ -164,38 +168,39 @@ class AppState:
         """Names of the parameters in each group of each optimizer."""
         return {name: optimizer.groups() for name, optimizer in self._named_optimizers().items()}
 
+    def optimizer_options(self) -> dict[str, frozenset[str]]:
+        """Names of the options of each optimizer's groups."""
+        return {name: optimizer.options() for name, optimizer in self._named_optimizers().items()}
+
     def _module_dict(self, name: str) -> dict[str, Any]:
-        return get_model_state_dict(self._modules[name])
+        return {
+            key: as_one_value(f"{name}.{key}", value) if _is_extra_state(key) else value
+            for key, value in get_model_state_dict(self._modules[name]).items()
+        }
 
     def _named_optimizers(self) -> dict[str, NamedOptimizer]:
-        names = self._parameter_names()
+        by_module = self._parameter_names()
         named = {}
         for name, optimizer in self._optimizers.items():
-            strangers = sum(
-                p not in names for group in optimizer.param_groups for p in group["params"]
-            )
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+            names = names_for(held, by_module)
+            strangers = sum(parameter not in names for parameter in held)
             if strangers:
                 raise ConfigError(
                     f"optimizer {name!r} holds {strangers} parameters of modules that are not "
                     "tracked; "
                     "track the module as well, and build the optimizer after wrapping it"
                 )
-            named[name] = NamedOptimizer(optimizer, names)
+            named[name] = NamedOptimizer(name, optimizer, names)
         return named
 
-    def _parameter_names(self) -> dict[torch.nn.Parameter, str]:
-        names: dict[torch.nn.Parameter, str] = {}
-        for name, module in self._modules.items():
+    def _parameter_names(self) -> dict[str, Names]:
+        for module in self._modules.values():
             for part in module.modules():
                 if isinstance(part, FSDPModule):
                     # After a forward without backward a root holds other, unsharded parameters.
                     part.reshard()
-            inner = module.module if isinstance(module, DistributedDataParallel) else module
-            prefix = f"{name}." if len(self._modules) > 1 else ""
-            for fqn, parameter in inner.named_parameters():
-                plain = ".".join(part for part in fqn.split(".") if part not in _WRAPPERS)
-                names[parameter] = prefix + plain
-        return names
+        return {name: parameter_names(module) for name, module in self._modules.items()}
 
 
 def rank_name(rank: int) -> str:
@@ -203,14 +208,17 @@ def rank_name(rank: int) -> str:
     return f"{rank:05}"
 
 
-def _as_one_value(name: str, content: Any) -> io.BytesIO:
-    """A state dict serialized whole: stored entry by entry, its keys would all become strings."""
-    buffer = io.BytesIO()
-    try:
-        torch.save(content, buffer)
-    except Exception as error:  # pickle raises nearly anything; all of it means the same here
-        raise ConfigError(f"the state_dict() of {name!r} cannot be stored: {error}") from error
-    return buffer
+def _refuse_flat_parameters(name: str, module: torch.nn.Module) -> None:
+    if any(isinstance(part, FullyShardedDataParallel) for part in module.modules()):
+        raise ConfigError(
+            f"cannot track {name!r}: FullyShardedDataParallel is not supported; shard it with "
+            "torch.distributed.fsdp.fully_shard"
+        )
+
+
+def _is_extra_state(key: str) -> bool:
+    """Whether a module's entry is what its ``get_extra_state`` returned, of any type."""
+    return key.rpartition(".")[2] == "_extra_state"
 
 
 def _path_order(path: Path) -> tuple[tuple[bool, str | int], ...]:

@@ -6,11 +6,13 @@ gradient is left over. Here a state dict is what the optimizer holds, and a temp
 built from what the checkpoint holds.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+
+from keepstep.errors import ConfigError
 
 Path = tuple[str | int, ...]
 
@@ -19,11 +21,16 @@ class NamedOptimizer:
     """An optimizer whose parameters are known by name.
 
     Args:
-        optimizer: Any ``torch.optim.Optimizer`` that keeps its state in ``optimizer.state``.
+        name: The optimizer's own, for messages.
+        optimizer: A ``torch.optim.Optimizer`` that keeps its state in ``optimizer.state``, tensors
+            and numbers by parameter.
         names: Name of every parameter of the tracked modules.
     """
 
-    def __init__(self, optimizer: Optimizer, names: Mapping[torch.nn.Parameter, str]) -> None:
+    def __init__(
+        self, name: str, optimizer: Optimizer, names: Mapping[torch.nn.Parameter, str]
+    ) -> None:
+        self._name = name
         self._optimizer = optimizer
         self._names = names
         self._parameters = {
@@ -36,7 +43,10 @@ class NamedOptimizer:
         """``{"state": {fqn: {name: value}}, "param_groups": [{option: value, "params": [fqn]}]}``.
 
         Tensors are the optimizer's own. Parameters that have no state yet have no entry.
+
+        *Raises:* ``ConfigError`` naming state that has no place in this structure.
         """
+        self._check_state_is_flat()
         state = {
             fqn: dict(self._optimizer.state[parameter])
             for fqn, parameter in self._parameters.items()
@@ -63,7 +73,10 @@ class NamedOptimizer:
         }
 
     def accepts(self, path: Path) -> bool:
-        """Whether an entry of a checkpoint has a place in this optimizer."""
+        """Whether an entry of a checkpoint has a place in this optimizer.
+
+        The names of options are compared elsewhere.
+        """
         # State of a parameter that is not here shows as a parameter that is not here.
         return path[:1] == ("param_groups",) or (path[:1] == ("state",) and len(path) == 3)
 
@@ -77,28 +90,49 @@ class NamedOptimizer:
             self._optimizer.state.pop(parameter, None)
             if fqn in state:
                 self._optimizer.state[parameter] = dict(state[fqn])
-        saved_groups = {
-            frozenset(group["params"]): group for group in loaded.get("param_groups", [])
-        }
-        for group in self._optimizer.param_groups:
-            saved = saved_groups[frozenset(self._group_names(group))]
+        groups = loaded.get("param_groups", [])
+        positions = _matching(self.groups(), [frozenset(group["params"]) for group in groups])
+        for group, position in zip(self._optimizer.param_groups, positions, strict=True):
             group.update(
                 {
                     option: _typed(group.get(option), value)
-                    for option, value in saved.items()
+                    for option, value in groups[position].items()
                     if option != "params"
                 }
             )
+        self._place_steps()
 
     def groups(self) -> list[frozenset[str]]:
         """Names of the parameters of each group."""
         return [frozenset(self._group_names(group)) for group in self._optimizer.param_groups]
 
-    def _group_names(self, group: Mapping[str, Any]) -> Iterable[str]:
+    def options(self) -> frozenset[str]:
+        """Names of the options that any group has."""
+        return frozenset().union(*self._optimizer.param_groups) - {"params"}
+
+    def _check_state_is_flat(self) -> None:
+        for parameter, state in self._optimizer.state.items():
+            if not isinstance(parameter, torch.Tensor):
+                raise self._unsupported(f"state under {parameter!r} instead of a parameter")
+            if not isinstance(state, dict):
+                raise self._unsupported(f"a {type(state).__name__} instead of a dict")
+            for name, value in state.items():
+                if isinstance(value, dict | list | tuple | set | frozenset):
+                    raise self._unsupported(f"{name!r} as a {type(value).__name__}")
+
+    def _unsupported(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"optimizer {self._name!r} ({type(self._optimizer).__name__}) keeps {what}; only "
+            "tensors and numbers by parameter can be saved. Use another optimizer, or, where its "
+            "parameters are not sharded, track an object that passes on its state_dict() and "
+            "load_state_dict()"
+        )
+
+    def _group_names(self, group: Mapping[str, Any]) -> list[str]:
         return [self._names[parameter] for parameter in group["params"]]
 
     def _options(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {**group, "params": list(self._group_names(group))}
+        return {**group, "params": self._group_names(group)}
 
     def _destination(
         self, fqn: str, name: str, shape: tuple[int, ...], dtype: torch.dtype
@@ -111,18 +145,33 @@ class NamedOptimizer:
             and present.dtype == dtype
         ):
             return present
-        if shape == tuple(parameter.shape) and shape != ():
+        if name == "step":
+            return torch.zeros(shape, dtype=dtype, device="cpu")
+        if shape == tuple(parameter.shape):
             return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
-        return torch.zeros(shape, dtype=dtype, device=self._scalar_device(fqn))
+        return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
-    def _scalar_device(self, fqn: str) -> torch.device:
+    def _place_steps(self) -> None:
         """Step counters live on the host unless the optimizer is fused or capturable."""
-        parameter = self._parameters[fqn]
         for group in self._optimizer.param_groups:
-            if any(parameter is member for member in group["params"]):
-                on_device = group.get("fused") or group.get("capturable")
-                return parameter.device if on_device else torch.device("cpu")
-        return torch.device("cpu")
+            on_device = group.get("fused") or group.get("capturable")
+            for parameter in group["params"]:
+                state = self._optimizer.state.get(parameter, {})
+                if isinstance(state.get("step"), torch.Tensor):
+                    state["step"] = state["step"].to(parameter.device if on_device else "cpu")
+
+
+def _matching(groups: Sequence[frozenset[str]], saved: Sequence[frozenset[str]]) -> list[int]:
+    """Where each group was saved: at the same position, or else wherever the parameters are."""
+    moved = {i: there for i, there in enumerate(saved) if there != groups[i]}
+    positions = []
+    for position, group in enumerate(groups):
+        found = position
+        if saved[position] != group:
+            found = next(i for i, there in moved.items() if there == group)
+            del moved[found]
+        positions.append(found)
+    return positions
 
 
 def _typed(present: Any, loaded: Any) -> Any:

@@ -158,22 +158,30 @@ class LocalStorage:
                 temporary.unlink()
 
     def _make_durable_directory(self, directory: Path) -> None:
-        """Make a directory and its parents, and sync each into the one above."""
+        """Make a directory and its parents, and sync each into the one above.
+
+        Below the root also those that are there already, once per process: whoever made them may
+        have died before syncing.
+        """
         if directory in self._durable_directories and directory.is_dir():
             return
-        missing = []
+        new = []
         for ancestor in (directory, *directory.parents):
-            if ancestor.is_dir():
+            is_ours = ancestor == self._root or self._root in ancestor.parents
+            if ancestor.is_dir() and (not is_ours or ancestor in self._durable_directories):
                 break
-            missing.append(ancestor)
-        for ancestor in reversed(missing):
+            new.append(ancestor)
+        for ancestor in reversed(new):
             ancestor.mkdir(exist_ok=True)
             _sync_directory(ancestor.parent)
-        self._durable_directories.add(directory)
+            self._durable_directories.add(ancestor)
 
     def _remove_empty_directories(self, directory: Path) -> None:
-        """Climb from an emptied directory towards the root, removing what is empty."""
-        while directory != self._root and self._root in directory.parents:
+        """Climb from an emptied directory, removing what is empty, but not the topmost ones.
+
+        Those are shared by all writers, and another may be about to use them.
+        """
+        while self._root in directory.parent.parents:
             try:
                 directory.rmdir()
             except OSError:

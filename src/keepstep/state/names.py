@@ -1,0 +1,52 @@
+"""Names of parameters as they are in a model's state dict: without what wrappers add to them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+Names = dict[torch.nn.Parameter, str]
+
+_WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module"}
+"""Where torch.compile and activation checkpointing keep the module they wrap."""
+
+
+def parameter_names(module: torch.nn.Module) -> Names:
+    """The names that ``get_model_state_dict`` gives; of several, a tied parameter's first."""
+    names: Names = {}
+    parts: dict[str, torch.nn.Module] = {}
+    prefixes = {"": ""}
+    for path, part in module.named_modules():
+        parts[path] = part
+        if path:
+            parent, _, last = path.rpartition(".")
+            is_extra = _is_wrapped(parts[parent], last)
+            prefixes[path] = prefixes[parent] + ("" if is_extra else f"{last}.")
+        for name, parameter in part.named_parameters(recurse=False):
+            names.setdefault(parameter, prefixes[path] + name)
+    return names
+
+
+def names_for(held: Sequence[torch.nn.Parameter], by_module: Mapping[str, Names]) -> Names:
+    """The names that an optimizer uses, which modules it has nothing to do with never change.
+
+    Those within the module that has all its parameters; if there is none, with the module's name
+    in front.
+
+    Args:
+        held: The optimizer's parameters.
+        by_module: Names of the parameters of every tracked module.
+    """
+    for names in by_module.values():
+        if all(parameter in names for parameter in held):
+            return names
+    prefixed: Names = {}
+    for module, names in by_module.items():
+        for parameter, name in names.items():
+            prefixed.setdefault(parameter, f"{module}.{name}")
+    return prefixed
+
+
+def _is_wrapped(wrapper: torch.nn.Module, name: str) -> bool:
+    is_ddp = isinstance(wrapper, DistributedDataParallel)
+    return name in _WRAPPED or (is_ddp and name == "module")
