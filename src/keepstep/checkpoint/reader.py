@@ -148,10 +148,7 @@ class _VerifiedFile:
         self._edge_number = -1
         self.bytes_read = 0
         self.verified: set[int] = set()
-        if (size_bytes := storage.size(key)) != blocks.size_bytes:
-            raise CorruptCheckpointError(
-                f"{key} has {size_bytes} bytes instead of {blocks.size_bytes}", key=key
-            )
+        self._check_size(storage.size(key))
 
     def read_into(self, offset: int, destination: memoryview) -> None:
         """Fill ``destination``.
@@ -168,6 +165,17 @@ class _VerifiedFile:
                 count = min(size - within, len(destination))
                 destination[:count] = self._edge_block(number, size)[within : within + count]
             offset, destination = offset + count, destination[count:]
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes == self._blocks.size_bytes:
+            return
+        block = min(size_bytes, self._blocks.size_bytes) // self._blocks.block_bytes
+        raise CorruptCheckpointError(
+            f"{self._key} block {block}: the file has {size_bytes} bytes instead of "
+            f"{self._blocks.size_bytes}",
+            key=self._key,
+            block=block,
+        )
 
     def _edge_block(self, number: int, size: int) -> memoryview:
         """A block of which only a part is wanted.

@@ -48,7 +48,8 @@ class Chooser:
         *Raises:* ``ConfigError``, ``NoCheckpointError``, ``AllCheckpointsDamagedError``.
         """
         newest_generation = max(self._catalog.generations(), default=0)
-        entries = self._set_aside_headless(self._catalog.entries())
+        self.set_aside_headless(above=self._catalog.latest())
+        entries = self._catalog.entries()
         good = tuple(e.id for e in reversed(entries) if e.status is Status.COMMITTED)
         damaged = [e for e in entries if e.status is Status.QUARANTINED]
         if resume == "never" and (good or damaged):
@@ -70,6 +71,25 @@ class Chooser:
         """Quarantine a checkpoint. *Durability:* the mark is durable once this returns."""
         logger.warning("%s is damaged and set aside: %s", damaged.checkpoint, damaged.reason)
         self._catalog.quarantine(damaged.checkpoint, damaged.reason)
+
+    def set_aside_headless(self, *, above: CheckpointId | None) -> list[Skipped]:
+        """Quarantine attempts that lost their manifest, of steps above the one to be loaded.
+
+        They look like attempts that never ended, and would be passed over in silence.
+        """
+        suspects = [
+            entry.id
+            for entry in self._catalog.entries()
+            if entry.status is Status.UNCOMMITTED and (above is None or entry.id.step > above.step)
+        ]
+        headless = [
+            Skipped(suspect, f"{suspect.key(MANIFEST)} is missing, but its commit is on record")
+            for suspect in suspects
+            if self._was_committed(suspect)
+        ]
+        for skipped in headless:
+            self.set_aside(skipped)
+        return headless
 
     def lost_work(self, manifest: Manifest | None) -> Lost | None:
         """From the ledger of the last generation that ran a step."""
@@ -93,23 +113,6 @@ class Chooser:
                 f"there are: {steps}"
             )
         return chosen
-
-    def _set_aside_headless(self, entries: list[Entry]) -> list[Entry]:
-        """Quarantine attempts without a manifest that are known to have been committed.
-
-        They look like attempts that never ended, and would be passed over in silence.
-        """
-        newest_good = max((e.id.step for e in entries if e.status is Status.COMMITTED), default=-1)
-        suspects = [
-            entry.id
-            for entry in entries
-            if entry.status is Status.UNCOMMITTED and entry.id.step > newest_good
-        ]
-        headless = [suspect for suspect in suspects if self._was_committed(suspect)]
-        for checkpoint in headless:
-            reason = f"{checkpoint.key(MANIFEST)} is missing, but its commit is on record"
-            self.set_aside(Skipped(checkpoint, reason))
-        return self._catalog.entries() if headless else entries
 
     def _was_committed(self, attempt: CheckpointId) -> bool:
         """Whether its own generation's ledger, or a later generation's claim, says so."""

@@ -113,6 +113,9 @@ class Resumer:
     ) -> tuple[Loaded | None, list[Skipped]]:
         skipped: list[Skipped] = []
         for candidate in candidates:
+            if skipped:
+                headless = partial(self._chooser.set_aside_headless, above=candidate)
+                skipped += self._control.decide(headless)
             outcome = self._load(candidate)
             if isinstance(outcome, Loaded):
                 return outcome, skipped
