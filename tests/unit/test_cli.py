@@ -15,6 +15,7 @@ import pytest
 from keepstep import errors
 from keepstep.cli.main import main
 from keepstep.cli.output import age_in_words, bytes_in_words, pairs_in_words
+from keepstep.commit import canonical
 from keepstep.commit.blocks import BlockHasher, sha256_digest
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.index import Frame, RankIndex
@@ -269,10 +270,14 @@ def test_ls_shows_a_checkpoint_whose_manifest_is_damaged(
     assert "manifest.json" in last[-1]
 
 
-def test_ls_shows_a_checkpoint_of_a_newer_format(run: RunOnDisk, keepstep: Keepstep) -> None:
-    path = run.path(run.catalog.candidates()[0], "manifest.json")
-    document = json.loads(path.read_bytes())
-    path.write_text(json.dumps(document | {"format": 99}), encoding="utf-8")
+def test_ls_shows_a_checkpoint_of_a_newer_format(
+    run: RunOnDisk, keepstep: Keepstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = run.catalog.candidates()[0]
+    manifest = run.catalog.manifest(newest)
+    with monkeypatch.context() as future:
+        future.setattr(canonical, "FORMAT_VERSION", 99)
+        run.path(newest, "manifest.json").write_bytes(manifest.to_bytes())
     code, out, _ = keepstep("ls", run.uri)
     assert code == 0
     assert "has format 99" in out.splitlines()[-1]
