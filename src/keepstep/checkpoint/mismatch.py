@@ -70,10 +70,14 @@ def _entry_rows(
                 rows.append((_name(path), "unexpected", _describe(present[path]), "-"))
         elif expected[path] != present[path]:
             there, here = present[path], expected[path]
-            is_dtype = there is not None and here is not None and there[0] == here[0]
-            kind = "dtype" if is_dtype else "shape"
-            rows.append((_name(path), kind, _describe(there), _describe(here)))
+            rows.append((_name(path), _difference(there, here), _describe(there), _describe(here)))
     return rows
+
+
+def _difference(there: TensorSpec | None, here: TensorSpec | None) -> str:
+    if there is None or here is None:
+        return "kind"
+    return "dtype" if there[0] == here[0] else "shape"
 
 
 def _group_rows(expected: Groups, saved: Groups) -> list[Row]:

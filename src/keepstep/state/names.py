@@ -20,8 +20,8 @@ def parameter_names(module: torch.nn.Module) -> Names:
         parts[path] = part
         if path:
             parent, _, last = path.rpartition(".")
-            is_extra = _is_wrapped(parts[parent], last)
-            prefixes[path] = prefixes[parent] + ("" if is_extra else f"{last}.")
+            is_wrapped = _is_wrapped(parts[parent], last)
+            prefixes[path] = prefixes[parent] + ("" if is_wrapped else f"{last}.")
         for name, parameter in part.named_parameters(recurse=False):
             names.setdefault(parameter, prefixes[path] + name)
     return names
