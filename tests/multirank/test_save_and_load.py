@@ -98,6 +98,27 @@ def test_a_replicated_model_is_written_once_by_all_ranks_together(
     assert min(sizes) > 0.3 * max(sizes)
 
 
+def running_mean(rank: int, uri: str) -> list[float]:
+    model = build("ddp")
+    with open_session(uri) as session:
+        session.track(model=model)
+        if session.restore().fresh:
+            torch.manual_seed(rank)
+            model(torch.randint(0, 37, (6,)))
+            session.tick()
+    mean: list[float] = model.module.norm.running_mean.tolist()
+    return mean
+
+
+def test_buffers_that_differ_between_ranks_are_the_coordinators(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    """DDP broadcasts rank 0's at the next forward: to save another's would change the run."""
+    live = run_ranks(3, running_mean, str(tmp_path))
+    assert live[0] != live[1]
+    assert run_ranks(3, running_mean, str(tmp_path)) == [live[0]] * 3
+
+
 def every_dtype(rank: int, uri: str, seed: int) -> list[tuple[str, list[int], list[Any]]]:
     dtypes = [
         torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32,

@@ -154,6 +154,14 @@ def test_keepstep_loads_its_own_checkpoint_by_path(run_ranks: RunRanks, tmp_path
     assert_equal(saved, full_state(model=model, optim=optimizer))
 
 
+def test_the_model_alone_can_be_loaded(run_ranks: RunRanks, tmp_path: Path) -> None:
+    saved = run_ranks(2, save_ours, str(tmp_path), "fsdp")[0]
+    model = build("none", seed=5)
+    keepstep.load(checkpoint_in(tmp_path), model=model)
+    loaded = full_state(model=model)
+    assert_equal({name: saved[name] for name in loaded}, loaded)
+
+
 def test_metadata_that_would_execute_something_is_refused(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:

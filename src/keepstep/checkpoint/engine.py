@@ -30,6 +30,8 @@ class Loadable(Protocol):
 
     def optimizer_options(self) -> dict[str, frozenset[str]]: ...
 
+    def tracks(self, name: str) -> bool: ...
+
     def accepted(self, present: Mapping[Path, TensorSpec | None]) -> set[Path]: ...
 
     def template(
@@ -39,14 +41,24 @@ class Loadable(Protocol):
     def load_dict(self, loaded: Mapping[str, Any]) -> None: ...
 
 
-def check_state_fits(reader: StorageReader, state: Loadable, *, where: str) -> None:
+def check_state_fits(
+    reader: StorageReader, state: Loadable, *, where: str, is_partial: bool = False
+) -> None:
     """Compare a checkpoint with the tracked objects. Nothing is changed.
+
+    Args:
+        where: The checkpoint, for the message.
+        is_partial: Leave out what was saved of objects that are not tracked.
 
     *Ranks:* local. *Raises:* ``StateMismatchError`` with a table of every difference.
     """
     metadata = reader.read_metadata()
     tensors, values = _contents(metadata)
-    present: dict[Path, TensorSpec | None] = {**tensors, **dict.fromkeys(values)}
+    present: dict[Path, TensorSpec | None] = {
+        path: spec
+        for path, spec in {**tensors, **dict.fromkeys(values)}.items()
+        if not is_partial or state.tracks(str(path[0]))
+    }
     saved_groups = _saved_groups(reader, values, state.optimizer_groups().keys())
     check_fits(
         expected=state.expected(),
@@ -164,7 +176,8 @@ def _load(state_dict: dict[str, Any], reader: StorageReader) -> None:
         for cause, _ in error.failures.values():
             if isinstance(cause, KeepstepError):
                 raise cause from error
-        raise InternalError(f"DCP could not load what was compared before: {error}") from error
+        causes = "; ".join(f"{type(c).__name__}: {c}" for c, _ in error.failures.values())
+        raise InternalError(f"DCP could not load what was compared before: {causes}") from error
 
 
 def _named_tensors(path: Path, value: Any) -> Iterable[tuple[str, torch.Tensor]]:

@@ -4,12 +4,13 @@ import gc
 import hashlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
 from keepstep.checkpoint.digest import combined, format_digest
@@ -39,6 +40,8 @@ class TensorParticipant:
 
     Args:
         collect_state: Gives the state dict; called in ``plan``.
+        from_coordinator: Names of replicated tensors that may differ between the ranks, of which
+            the coordinator's are saved: buffers, which DDP broadcasts from there.
         is_common: Whether an entry, by name, belongs to the state all ranks share. Only that is in
             the state digest, and its values must be equal on all ranks.
     """
@@ -51,11 +54,13 @@ class TensorParticipant:
         attempt: CheckpointId,
         world: World,
         describe: Describe,
+        from_coordinator: Callable[[], AbstractSet[str]],
         is_common: Callable[[str], bool],
     ) -> None:
         self._collect_state = collect_state
         self._world = world
         self._describe = describe
+        self._from_coordinator = from_coordinator
         self._is_common = is_common
         self._planner = SavePlanner()
         self._writer = ShardWriter(storage, attempt)
@@ -66,6 +71,14 @@ class TensorParticipant:
         self._planner.set_up_planner(self._collect_state(), None, self._world.is_coordinator)
         self._writer.set_up_storage_writer(self._world.is_coordinator)
         plan = self._writer.prepare_local_plan(self._planner.create_local_plan())
+        if not self._world.is_coordinator:
+            others = self._from_coordinator()
+            mine = [
+                item
+                for item in plan.items
+                if item.type is not WriteItemType.TENSOR or item.index.fqn not in others
+            ]
+            plan = replace(plan, items=mine)
         digests = {
             fqn: hashlib.sha256(value).digest()
             for fqn, value in self._planner.values().items()

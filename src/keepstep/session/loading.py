@@ -28,7 +28,8 @@ def load(path: str | Path, **objects: Any) -> None:
 
     Args:
         path: The checkpoint's own directory.
-        objects: As for :meth:`Session.track`, under the names they were saved by.
+        objects: As for :meth:`Session.track`, under the names they were saved by. What was saved
+            under other names is left alone.
 
     *Raises:* ``StateMismatchError`` before anything is changed; ``NoCheckpointError``;
     ``CorruptCheckpointError``: the objects are then partly overwritten.
@@ -36,7 +37,7 @@ def load(path: str | Path, **objects: Any) -> None:
     state = AppState(rank=0, seed=0)
     state.track(objects)
     reader = _reader(Path(path).absolute())
-    check_state_fits(reader, state, where=str(path))
+    check_state_fits(reader, state, where=str(path), is_partial=True)
     load_state(reader, state, with_rng=False)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from keepstep.checkpoint.participant import TensorParticipant
 from keepstep.commit.barrier import CommitBarrier, Store
@@ -11,6 +10,7 @@ from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.commit.protocol import Timeline, save
 from keepstep.session.resume import is_common
+from keepstep.state.app_state import AppState
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
@@ -54,15 +54,14 @@ class Saver:
 
     def save(
         self,
-        collect_state: Callable[[], dict[str, Any]],
+        state: AppState,
         step: int,
         describe: Callable[[CheckpointId, tuple[ObjectRecord, ...], str], Manifest],
     ) -> Saved:
-        """Commit the state as ``step``.
+        """Commit the tracked objects as ``step``.
 
         Args:
-            collect_state: Gives this rank's state dict. An error it raises aborts the save on all
-                ranks.
+            state: An error of an object's ``state_dict`` aborts the save on all ranks.
             describe: From the attempt, its objects and the state digest to the manifest.
 
         *Raises:* ``CommitError``, ``FencedError``: see :func:`keepstep.commit.protocol.save`.
@@ -76,11 +75,12 @@ class Saver:
             return described[0]
 
         participant = TensorParticipant(
-            collect_state,
+            state.save_dict,
             storage=self._storage,
             attempt=attempt,
             world=self._world,
             describe=describe_attempt,
+            from_coordinator=state.buffer_names,
             is_common=is_common,
         )
         barrier = CommitBarrier(

@@ -220,7 +220,7 @@ class Session:
             return self._manifest(attempt, objects, state_digest, tags)
 
         try:
-            saved = active.saver.save(self._state.save_dict, self.step, describe)
+            saved = active.saver.save(self._state, self.step, describe)
         except CommitError as error:
             active.ledger.record("save_failed", step=self.step, error=str(error))
             raise

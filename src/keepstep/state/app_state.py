@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from keepstep.errors import ConfigError
-from keepstep.state.names import Names, names_for, parameter_names
+from keepstep.state.names import Names, buffer_names, names_for, parameter_names
 from keepstep.state.optimizer import NamedOptimizer
 from keepstep.state.rng import derive_rng, load_rng_state_dict, rng_state_dict
 from keepstep.state.values import as_one_value
@@ -51,11 +51,7 @@ class AppState:
     def track(self, objects: Mapping[str, Any]) -> None:
         """Add objects. *Raises:* ``ConfigError`` naming one that cannot be tracked."""
         for name, tracked in objects.items():
-            if (
-                name == RANKS
-                or "." in name
-                or name in {*self._modules, *self._optimizers, *self._others}
-            ):
+            if name == RANKS or "." in name or self.tracks(name):
                 raise ConfigError(
                     f"cannot track an object as {name!r}: the name is taken or not a plain one"
                 )
@@ -164,6 +160,18 @@ class AppState:
             or (path[0] in optimizers and optimizers[str(path[0])].accepts(path[1:]))
         }
 
+    def tracks(self, name: str) -> bool:
+        """Whether an object is tracked under a name."""
+        return name in self._modules or name in self._optimizers or name in self._others
+
+    def buffer_names(self) -> set[str]:
+        """Names of the buffers of all modules, as in the state dict."""
+        return {
+            f"{name}.{buffer}"
+            for name, module in self._modules.items()
+            for buffer in buffer_names(module)
+        }
+
     def optimizer_groups(self) -> dict[str, list[frozenset[str]]]:
         """Names of the parameters in each group of each optimizer."""
         return {name: optimizer.groups() for name, optimizer in self._named_optimizers().items()}
@@ -188,8 +196,7 @@ class AppState:
             if strangers:
                 raise ConfigError(
                     f"optimizer {name!r} holds {strangers} parameters of modules that are not "
-                    "tracked; "
-                    "track the module as well, and build the optimizer after wrapping it"
+                    "tracked; track the module as well, and build the optimizer after wrapping it"
                 )
             named[name] = NamedOptimizer(name, optimizer, names)
         return named
