@@ -124,8 +124,8 @@ def check_digests(
         if len(known) != len(parts) or any(digest != saved.get(fqn) for digest in whole):
             raise InternalError(
                 f"{fqn} was not restored: its content differs from what was saved although every "
-                "block "
-                "was read correctly. This is a bug of keepstep or of an object's load_state_dict()"
+                "block was read correctly. This is a bug of keepstep, or of an object's "
+                "load_state_dict()"
             )
         total = combined((total, whole[0]))
     return format_digest(total)

@@ -93,8 +93,7 @@ def claim_generation(
         if read_generation(storage, claim.number).nonce != claim.nonce:
             raise FencedError(
                 f"another process group started generation {claim.number} of {storage.uri} at the "
-                "same time; "
-                "start only one job on a run",
+                "same time; start only one job on a run",
                 generation=claim.number,
             ) from None
     return claim

@@ -97,7 +97,7 @@ def save(
 ) -> None:
     """Make one step real, or leave the run as it was.
 
-    *Ranks:* all. *Blocks:* on the slowest rank, with the barrier's timeout.
+    *Ranks:* all. *Blocks:* on the slowest rank, as long as it gives signs of life.
     *Durability:* the step is committed once this returns.
     *Raises:* ``CommitError`` on every rank if the step is not committed: training may go on;
     ``FencedError`` if a newer generation has taken over: this process must stop.

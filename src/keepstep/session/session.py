@@ -100,10 +100,9 @@ class Session:
         return self._active().number
 
     def track(self, **objects: Any) -> Self:
-        """Name what must come back: modules, optimizers, anything with ``state_dict`` and
-        ``load_state_dict``.
+        """Name what must come back.
 
-        Optimizers are tracked together with the modules whose parameters they hold. Other objects
+        Modules, optimizers, and anything with ``state_dict`` and ``load_state_dict``. Optimizers are tracked together with the modules whose parameters they hold. Other objects
         must have the same state on all ranks. Random generators are tracked without asking.
 
         *Ranks:* the same names on all ranks. *Raises:* ``ConfigError`` naming what cannot be
@@ -113,8 +112,7 @@ class Session:
         return self
 
     def restore(self) -> Restored:
-        """Put back the newest checkpoint that verifies on all ranks, or start afresh if there is
-        none.
+        """Put back the newest checkpoint that verifies on all ranks; without one, start afresh.
 
         Call it once, after :meth:`track` and before the loop.
 
@@ -160,8 +158,7 @@ class Session:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Wrap whatever changes tracked tensors: it waits for a snapshot that is still being
-        copied.
+        """Wrap whatever changes tracked tensors: it waits for a snapshot still being copied.
 
         Saves are synchronous: ``tick`` returns with the snapshot taken and committed, so the wait
         is over before it begins.
@@ -171,8 +168,7 @@ class Session:
     def tick(
         self, *, samples: int = 0, tokens: int = 0, **metrics: float | torch.Tensor
     ) -> Stop | None:
-        """End an optimizer step: count it, agree with all ranks on what is next, save if it is
-        time.
+        """End an optimizer step: count it, agree with all ranks what is next, save if it is time.
 
         A save that fails is reported and tried again when the next is due; training goes on.
 
