@@ -103,14 +103,19 @@ def work(
         lines: list[bytes] = []
         ledger = Ledger(lines.append, generation=generation, rank=rank)
         name = resumed_from.name if resumed_from else None
-        ledger.record("generation", resumed_from=name, time=began)
+        times = [began]
+        ledger.record("generation", resumed_from=name)
         for step in range(first, last + 1):
-            time = began + step - first + 1
             ids = [10 * step + 2 * rank, 10 * step + 2 * rank + 1]
-            ledger.record("samples", step=step, ids=ids, loss_hex=float(rank).hex(), time=time)
-            ledger.record("step", step=step, time=time)
-        torn = b'{"event":"sam' if rank == 1 else b""
-        storage.append(ledger_key(generation, rank), b"".join(lines) + torn)
+            ledger.record("samples", step=step, ids=ids, loss_hex=float(rank).hex())
+            ledger.record("step", step=step)
+            times += [began + step - first + 1] * 2
+        dated = (
+            json.dumps({**json.loads(line), "time": time}) + "\n"
+            for line, time in zip(lines, times, strict=True)
+        )
+        torn = '{"event":"sam' if rank == 1 else ""
+        storage.append(ledger_key(generation, rank), ("".join(dated) + torn).encode())
 
 
 def test_only_executions_on_the_valid_line_count(storage: LocalStorage) -> None:
