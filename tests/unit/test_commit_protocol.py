@@ -162,7 +162,7 @@ def test_an_internal_error_is_not_taken_for_a_failed_save() -> None:
 
 @pytest.mark.parametrize("absent", [frozenset({2}), frozenset({1, 2})])
 def test_a_missing_rank_is_named_after_the_deadline(absent: frozenset[int]) -> None:
-    _, raised = Job(MemoryStorage()).save(30, absent=absent, patience=0.2)
+    _, raised = Job(MemoryStorage()).save(30, absent=absent, patience=1.0)
     names = ", ".join(map(str, sorted(absent)))
     assert isinstance(raised[0], CommitAborted)
     assert f"for rank{'s' if len(absent) > 1 else ''} {names} at step 30, phase plan" in str(
@@ -175,7 +175,7 @@ def test_a_rank_that_dies_after_planning_is_named() -> None:
         if (rank, name) == (1, "write"):
             raise SystemExit  # as a killed process, it posts nothing
 
-    _, raised = Job(MemoryStorage()).save(30, die, patience=0.3)
+    _, raised = Job(MemoryStorage()).save(30, die, patience=1.0)
     assert isinstance(raised[1], SystemExit)
     for rank in (0, 2):
         assert isinstance(raised[rank], CommitAborted)
@@ -188,7 +188,7 @@ def test_a_silent_coordinator_is_named_and_nothing_is_committed() -> None:
             raise SystemExit
 
     storage = MemoryStorage()
-    attempt, raised = Job(storage).save(30, die, patience=0.2)
+    attempt, raised = Job(storage).save(30, die, patience=1.0)
     for error in raised[1:]:
         assert isinstance(error, CommitOutcomeUnknown)
         assert "coordinator" in str(error)
@@ -313,8 +313,8 @@ def test_what_a_dead_attempt_posted_is_never_read() -> None:
         if rank == 0 and name == "manifest":
             raise SystemExit
 
-    job.save(10, die, patience=0.2)
-    _, raised = job.save(10, absent=frozenset({1}), patience=0.2)
+    job.save(10, die, patience=1.0)
+    _, raised = job.save(10, absent=frozenset({1}), patience=1.0)
     assert isinstance(raised[0], CommitAborted)
     assert "rank 1" in str(raised[0])
     assert Catalog(storage).latest() is None
@@ -356,11 +356,11 @@ def test_a_rank_that_writes_for_longer_than_the_timeout_is_waited_for(slow: int)
 
     def write_slowly(participant: BytesParticipant, name: str) -> None:
         if (participant.rank, name) == (slow, "write"):
-            for _ in range(12):
+            for _ in range(25):
                 time.sleep(0.1)
                 participant.alive()
 
-    attempt, raised = job.save(10, with_participant=write_slowly, patience=0.4)
+    attempt, raised = job.save(10, with_participant=write_slowly, patience=1.0)
     assert raised == [None] * 3
     assert Catalog(job.storage).latest() == attempt
 
