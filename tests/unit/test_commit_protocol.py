@@ -306,17 +306,22 @@ def test_late_commit_of_a_zombie_is_superseded() -> None:
 
 def test_what_a_dead_attempt_posted_is_never_read() -> None:
     """The flaw of barriers keyed by step: the second try would count the first one's arrivals."""
+
+    def die(*when: tuple[int, str]) -> Interfere:
+        def interfere(rank: int, name: str) -> None:
+            if (rank, name) in when:
+                raise SystemExit  # as a killed process, it posts nothing
+
+        return interfere
+
     storage = MemoryStorage()
     job = Job(storage)
-
-    def die(rank: int, name: str) -> None:
-        if rank == 0 and name == "manifest":
-            raise SystemExit
-
-    job.save(10, die, patience=1.0)
-    _, raised = job.save(10, absent=frozenset({1}), patience=1.0)
+    job.save(10, die((0, "write")), patience=1.0)
+    left = job.store.keys()
+    assert any("/arrive/post/1" in key for key in left), "rank 1 had arrived"
+    _, raised = job.save(10, die((1, "write")), patience=1.0)
     assert isinstance(raised[0], CommitAborted)
-    assert "rank 1" in str(raised[0])
+    assert "rank 1 at step 10, phase arrive" in str(raised[0])
     assert Catalog(storage).latest() is None
 
 
