@@ -16,11 +16,16 @@ from models import (
     step,
     without_statistics,
 )
+from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import StepLR
 
 from conftest import RunRanks
+from keepstep.checkpoint.engine import load_state
+from keepstep.checkpoint.reader import ShardReader, Snapshot
+from keepstep.commit.blocks import BLOCK_BYTES
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.verify import verify_checkpoint
+from keepstep.state.app_state import AppState
 from keepstep.storage.local import LocalStorage
 
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
@@ -172,3 +177,38 @@ def test_another_world_size_gets_new_streams_that_depend_on_nothing_else(
     once = run_ranks(3, random_numbers, str(tmp_path))
     assert len({str(numbers) for numbers in once}) == 3, "ranks do not share a stream"
     assert run_ranks(1, random_numbers, str(tmp_path))[0] == once[0]
+
+
+class Wide(torch.nn.Module):
+    """One matrix of 16 MiB: sixteen checksum blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(1024, 4096))
+
+
+def save_wide(rank: int, uri: str) -> None:
+    with open_session(uri) as session:
+        session.track(model=Wide())
+        session.restore()
+        session.tick()
+
+
+def bytes_read_for_a_shard(rank: int, uri: str) -> int:
+    storage = LocalStorage(uri)
+    (checkpoint,) = Catalog(storage).candidates()
+    state = AppState(rank=rank, seed=0)
+    state.track({"model": fully_shard(Wide())})
+    snapshot = Snapshot.open(storage, Catalog(storage).manifest(checkpoint))
+    reader = ShardReader(storage, snapshot)
+    load_state(reader, state, with_rng=False)
+    return reader.bytes_read
+
+
+def test_a_shard_is_read_by_its_byte_range_and_not_whole(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    run_ranks(1, save_wide, str(tmp_path))
+    needed = 1024 * 4096 * 4 // 4
+    for read in run_ranks(4, bytes_read_for_a_shard, str(tmp_path)):
+        assert needed <= read <= needed + 2 * BLOCK_BYTES, "the range, and the blocks at its ends"
