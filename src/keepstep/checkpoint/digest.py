@@ -16,6 +16,7 @@ _PIECE_ELEMENTS = 1 << 16  # keeps the intermediate values in cache
 _PLACE = -7046029254386353131  # 0x9E3779B97F4A7C15, the golden ratio: splitmix64's increment
 _MIX = -4658895280553007687  # 0xBF58476D1CE4E5B9, splitmix64's first multiplier
 _MODULUS = 1 << 64
+_PREFIX = "sum64:"
 
 
 def chunk_digest(
@@ -51,8 +52,13 @@ def combined(digests: Iterable[int]) -> int:
 
 
 def format_digest(digest: int) -> str:
-    """As the manifest spells it."""
-    return f"sum64:{digest:016x}"
+    """As manifests and indexes spell it."""
+    return f"{_PREFIX}{digest:016x}"
+
+
+def parse_digest(text: str) -> int:
+    """What :func:`format_digest` wrote."""
+    return int(text.removeprefix(_PREFIX), 16)
 
 
 def _bits(chunk: torch.Tensor) -> torch.Tensor:

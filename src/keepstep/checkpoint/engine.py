@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.distributed.tensor import DTensor, Replicate
 
-from keepstep.checkpoint.digest import chunk_digest, combined, format_digest
+from keepstep.checkpoint.digest import chunk_digest, combined, format_digest, parse_digest
 from keepstep.checkpoint.mismatch import check_fits
 from keepstep.checkpoint.planner import LoadPlanner
 from keepstep.commit.index import Frame
@@ -114,8 +114,7 @@ def check_digests(
     saved: dict[str, int] = {}
     for frame in frames:
         if frame.kind == "tensor" and is_common(frame.fqn):
-            digest = int(frame.digest.removeprefix("sum64:"), 16)
-            saved[frame.fqn] = combined((saved.get(frame.fqn, 0), digest))
+            saved[frame.fqn] = combined((saved.get(frame.fqn, 0), parse_digest(frame.digest)))
     total = 0
     for fqn in sorted(saved.keys() | live[0].keys()):
         parts = [digests.get(fqn) for digests in live]

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
-from keepstep.checkpoint.digest import combined, format_digest
+from keepstep.checkpoint.digest import combined, format_digest, parse_digest
 from keepstep.checkpoint.planner import SavePlanner
 from keepstep.checkpoint.writer import ShardWriter
 from keepstep.commit.layout import CheckpointId
@@ -108,7 +108,7 @@ class TensorParticipant:
         if index is None:
             raise InternalError("the writer left no index")
         common = (
-            int(frame.digest.removeprefix("sum64:"), 16)
+            parse_digest(frame.digest)
             for frame in index.frames
             if frame.kind == "tensor" and self._is_common(frame.fqn)
         )

@@ -73,8 +73,8 @@ def serialize_value(fqn: str, value: Any) -> bytes:
     except Exception as error:  # pickle raises nearly anything; all of it means the same here
         raise ConfigError(
             f"state entry {fqn} ({type(value).__name__}) cannot be stored so that it loads "
-            "without executing code: "
-            f"{error}. Keep tensors, numbers, strings, lists and dicts in state_dict()"
+            f"without executing code: {error}. Keep tensors, numbers, strings, lists and dicts in "
+            "state_dict()"
         ) from error
     if (place := _find_set((fqn,), loaded)) is not None:
         # The order of a set of strings differs between processes, and ranks compare bytes.

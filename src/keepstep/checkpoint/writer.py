@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from keepstep import failpoints
-from keepstep.checkpoint.digest import chunk_digest
+from keepstep.checkpoint.digest import chunk_digest, format_digest
 from keepstep.checkpoint.frames import dtype_name, tensor_frame, tensor_memory
 from keepstep.commit.blocks import BlockHasher, FileBlocks, sha256_digest
 from keepstep.commit.index import Frame, RankIndex
@@ -195,7 +195,7 @@ class _Shard:
             length=layout.length,
             data_offset=offset + len(layout.prefix),
             data_bytes=layout.data_bytes,
-            digest=f"sum64:{digest:016x}",
+            digest=format_digest(digest),
             dtype=dtype_name(chunk.dtype),
             global_shape=tuple(described.size),
             offsets=offsets,

@@ -4,7 +4,7 @@ The group is gloo on the host, whatever the training backend: its traffic shares
 communicator nor the stream of the training group, and its waits have a deadline of their own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -16,6 +16,12 @@ from keepstep.errors import CoordinationError, KeepstepError
 from keepstep.world import World
 
 T = TypeVar("T")
+
+
+def raise_first(problems: Mapping[int, KeepstepError]) -> None:
+    """Raise the error of the lowest rank, if there is any. The same on every rank."""
+    for rank in sorted(problems):
+        raise problems[rank]
 
 
 class ControlGroup:
@@ -88,6 +94,10 @@ class ControlGroup:
         if unexpected is not None:
             raise unexpected
         return {rank: error for rank, error in enumerate(problems) if error is not None}
+
+    def succeed(self, act: Callable[[], Any]) -> None:
+        """Let every rank act; the first error that came of it, by rank, is raised on all ranks."""
+        raise_first(self.attempt(act))
 
     def close(self) -> None:
         """Leave. *Ranks:* local."""

@@ -24,7 +24,7 @@ from keepstep.commit.lineage import claim_generation
 from keepstep.commit.manifest import Manifest
 from keepstep.commit.verify import Damage, check_blocks, check_metadata, is_damaged
 from keepstep.config import explain_change
-from keepstep.elastic.control_group import ControlGroup
+from keepstep.elastic.control_group import ControlGroup, raise_first
 from keepstep.errors import (
     ConfigError,
     CorruptCheckpointError,
@@ -199,14 +199,13 @@ class Resumer:
         common = self._state.common_dict()
         live = self._control.gather(live_digests(common))
         digests: list[str] = []
-        problems = self._control.attempt(
+        self._control.succeed(
             lambda: digests.append(
                 check_digests(
                     snapshot.frames, live, is_sharded=is_sharded(common), is_common=is_common
                 )
             )
         )
-        _raise_first(problems)
         return digests[0]
 
     def _together(self, candidate: CheckpointId, act: Callable[[], Any]) -> str | None:
@@ -221,7 +220,7 @@ class Resumer:
             for rank, error in problems.items()
             if isinstance(error, CorruptCheckpointError | ObjectNotFound)
         }
-        _raise_first({rank: error for rank, error in problems.items() if rank not in damage})
+        raise_first({rank: error for rank, error in problems.items() if rank not in damage})
         if damage:
             self._control.decide(lambda: self._confirm(candidate, damage))
         reasons = list(dict.fromkeys(_reason(error) for error in damage.values()))
@@ -252,8 +251,3 @@ def _raise_damage(damages: Iterable[Damage]) -> None:
 
 def _reason(error: KeepstepError) -> str:
     return f"{error.key} is missing" if isinstance(error, ObjectNotFound) else str(error.args[0])
-
-
-def _raise_first(problems: Mapping[int, KeepstepError]) -> None:
-    for rank in sorted(problems):
-        raise problems[rank]

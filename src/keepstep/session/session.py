@@ -267,9 +267,7 @@ class Session:
 
     def _check_storable(self) -> None:
         """Refuse now what could not be saved later. *Raises:* ``ConfigError`` on all ranks."""
-        problems = self._control.attempt(lambda: check_values(self._state.save_dict()))
-        for rank in sorted(problems):
-            raise problems[rank]
+        self._control.succeed(lambda: check_values(self._state.save_dict()))
 
     def _begin(self, resumed: Resumed) -> "_Generation":
         key = ledger_key(resumed.generation, self.world.rank)
