@@ -1,5 +1,6 @@
 """The suite of the contract, run against every store, and what is particular to a directory."""
 
+import ctypes
 import errno
 import os
 import stat
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keepstep.errors import ConfigError, ObjectExists, StorageDenied, StorageFull
-from keepstep.storage import local
+from keepstep.storage import local, local_writing
 from keepstep.storage.local import LocalStorage
 from keepstep.storage.opening import open_storage
 from keepstep.testing.conformance import StorageConformance
@@ -60,8 +61,8 @@ def test_file_and_every_new_directory_are_synced(
     storage = LocalStorage(tmp_path / "store")
     synced = Synced(monkeypatch)
     if verb == "open_writer":
-        with storage.open_writer("a/b/object") as writer:
-            writer.write(b"x")
+        with storage.open_writer("a/b/object", 1) as writer:
+            writer.write(0, b"x")
     else:
         getattr(storage, verb)("a/b/object", b"x")
     directories = [path for path in synced.paths if path.is_dir()]
@@ -137,8 +138,8 @@ def test_permission_refused_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(local.os, "preadv", refuse)
     storage.put("a", b"x")
-    with pytest.raises(StorageDenied) as caught:
-        storage.read_into("a", 0, memoryview(bytearray(1)))
+    with storage.open_reader("a") as reader, pytest.raises(StorageDenied) as caught:
+        reader.read_into(0, memoryview(bytearray(1)))
     assert caught.value.key == "a"
 
 
@@ -150,12 +151,58 @@ def test_full_disk_is_named_and_leaves_nothing(
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(local, "_sync_file", fail)
-    with pytest.raises(StorageFull), storage.open_writer("steps/shard") as writer:
-        writer.write(b"x")
+    monkeypatch.setattr(local, "sync_file", fail)
+    monkeypatch.setattr(local_writing, "sync_file", fail)
+    with pytest.raises(StorageFull), storage.open_writer("steps/shard", 1) as writer:
+        writer.write(0, b"x")
     with pytest.raises(StorageFull):
         storage.create("manifest", b"x")
     assert list(storage.list("")) == []
+
+
+def test_a_full_disk_shows_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: int) -> int:
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    monkeypatch.setattr(local_writing, "_fallocate", lambda: no_room)
+    storage = LocalStorage(tmp_path)
+    with pytest.raises(StorageFull), storage.open_writer("steps/shard", 1 << 20):
+        pytest.fail("the writer was handed out")
+    assert list(storage.list("")) == []
+
+
+@pytest.mark.parametrize("refused", ["open", "write", "allocate"])
+def test_a_file_system_without_direct_writes_is_written_through_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    real_open, real_pwrite, direct = os.open, os.pwrite, set()
+
+    def open_file(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT and refused == "open":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        descriptor = real_open(path, flags, mode)
+        if flags & os.O_DIRECT:
+            direct.add(descriptor)
+        return descriptor
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if descriptor in direct and refused == "write":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real_pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(local_writing.os, "open", open_file)
+    monkeypatch.setattr(local_writing.os, "pwrite", pwrite)
+    if refused == "allocate":
+        monkeypatch.setattr(local_writing, "_fallocate", lambda: None)
+    data = bytes(range(256)) * 8192
+    storage = LocalStorage(tmp_path)
+    with storage.open_writer("steps/shard", len(data)) as writer:
+        writer.write(0, data[: 1 << 20])
+        writer.write(1 << 20, data[1 << 20 :])
+    assert storage.get("steps/shard") == data
 
 
 def test_objects_are_readable_by_the_group(tmp_path: Path) -> None:

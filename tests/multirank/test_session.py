@@ -90,10 +90,12 @@ def test_training_stops_when_too_many_saves_in_a_row_have_failed(
     assert steps_in(tmp_path) == [1]
 
 
-def test_a_run_that_was_taken_over_stops_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async", "overlap"])
+def test_a_run_that_was_taken_over_stops_and_says_so(tmp_path: Path, mode: str) -> None:
     model = build("none")
     optimizer = adamw(model)
-    with open_session(str(tmp_path)) as session:
+    fenced = pytest.raises(FencedError, match="generation 2 has taken over")
+    with fenced as caught, open_session(str(tmp_path), mode=mode) as session:
         session.track(model=model, optim=optimizer)
         session.restore()
         with open_session(str(tmp_path)) as successor:
@@ -102,9 +104,7 @@ def test_a_run_that_was_taken_over_stops_and_says_so(tmp_path: Path) -> None:
             successor.restore()
         step(model, optimizer)
         session.tick()
-        with pytest.raises(FencedError, match="generation 2 has taken over") as caught:
-            session.save()
-        session.step = 0  # nothing to commit when the block is left
+        session.save().committed()
     assert caught.value.exit_code == 87
     assert steps_in(tmp_path) == []
 
@@ -136,7 +136,7 @@ def fail_once_in_state_dict(rank: int, uri: str) -> list[int]:
             raise AssertionError
 
     part, committed = Part(), []
-    with keepstep.open(uri, every=1, timeout_seconds=20) as session:
+    with keepstep.open(uri, every=1, mode="sync", timeout_seconds=20) as session:
         session.track(part=part)
         session.restore()
         for number in range(1, 4):

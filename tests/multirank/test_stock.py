@@ -87,8 +87,8 @@ def save_through_stock_dcp(rank: int, uri: str) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(model, optimizer)
     writer = ShardWriter(LocalStorage(uri), CheckpointId(1, 1, "0" * 12))
     dcp.save({"model": model_state, "optim": optimizer_state}, storage_writer=writer)
-    assert writer.index is not None
-    assert writer.index.rank == rank
+    shard, index = writer.records()
+    assert (shard.file, index.file) == (f"__{rank}_0.distcp", f"__{rank}.index.json")
     return full_state(model=model, optim=optimizer)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from keepstep.commit.blocks import BlockHasher, sha256_digest
+from keepstep.commit.blocks import fold_checksums, run_checksums, sha256_digest
 from keepstep.commit.index import Frame, RankIndex
 from keepstep.commit.layout import METADATA, CheckpointId, index_filename, shard_filename
 from keepstep.commit.manifest import Manifest, ObjectRecord
@@ -23,7 +23,7 @@ class BytesParticipant:
     written: list[str] = field(default_factory=list)
     alive: Callable[[], None] = lambda: None
 
-    def local_plan(self) -> bytes:
+    def local_plan(self, *, is_whole: bool) -> bytes:
         self.interfere("local_plan")
         return b"%d" % self.rank
 
@@ -32,7 +32,7 @@ class BytesParticipant:
         assert local_plans == [b"%d" % rank for rank in range(self.world_size)]
         return local_plans
 
-    def stage(self, plan: bytes) -> None:
+    def stage(self, plan: bytes, alive: Callable[[], None]) -> None:
         self.interfere("stage")
         assert plan == b"%d" % self.rank
 
@@ -40,9 +40,7 @@ class BytesParticipant:
         self.alive = alive
         self.interfere("write")
         file = shard_filename(self.rank, 0)
-        hasher = BlockHasher(16)
-        hasher.update(self.data)
-        blocks = hasher.finish(file)
+        blocks = fold_checksums(file, [run_checksums(0, self.data, 16)], 16)
         frame = Frame(
             fqn=f"part.{self.rank}",
             path=("part", str(self.rank)),

@@ -16,7 +16,7 @@ from keepstep import errors
 from keepstep.cli.main import main
 from keepstep.cli.output import age_in_words, bytes_in_words, pairs_in_words
 from keepstep.commit import canonical
-from keepstep.commit.blocks import BlockHasher, sha256_digest
+from keepstep.commit.blocks import fold_checksums, run_checksums, sha256_digest
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.index import Frame, RankIndex
 from keepstep.commit.layout import (
@@ -111,9 +111,7 @@ class RunOnDisk:
     def _shard(self, attempt: CheckpointId, rank: int) -> list[ObjectRecord]:
         file, data = shard_filename(rank, 0), bytes([rank]) * SHARD_BYTES
         self.storage.create(attempt.key(file), data)
-        hasher = BlockHasher(BLOCK_BYTES)
-        hasher.update(data)
-        blocks = hasher.finish(file)
+        blocks = fold_checksums(file, [run_checksums(0, data, BLOCK_BYTES)], BLOCK_BYTES)
         index = RankIndex(rank=rank, frames=_frames(file, rank), files=(blocks,)).to_bytes()
         self.storage.create(attempt.key(index_filename(rank)), index)
         return [

@@ -7,17 +7,18 @@ from awscrt.checksums import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepstep.commit.blocks import BlockHasher, FileBlocks
+from keepstep.commit.blocks import FileBlocks, fold_checksums, run_checksums
 from keepstep.errors import InternalError
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6), st.integers(1, 70))
 def test_any_cut_gives_the_same_checksums(data: bytes, cuts: list[int], block_bytes: int) -> None:
-    hasher = BlockHasher(block_bytes)
     borders = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    for start, end in pairwise(borders):
-        hasher.update(data[start:end])
-    found = hasher.finish("file")
+    runs = [
+        run_checksums(start, data[start:end], block_bytes)
+        for start, end in reversed(list(pairwise(borders)))
+    ]
+    found = fold_checksums("file", runs, block_bytes)
     blocks = [data[i : i + block_bytes] for i in range(0, len(data), block_bytes)]
     assert found.blocks == tuple(crc32c(block) for block in blocks)
     assert found.digest == f"crc32c:{crc32c(data):08x}"
@@ -26,9 +27,7 @@ def test_any_cut_gives_the_same_checksums(data: bytes, cuts: list[int], block_by
 
 @given(st.binary(min_size=1, max_size=100), st.data())
 def test_any_flipped_bit_is_noticed(data: bytes, draw: st.DataObject) -> None:
-    hasher = BlockHasher(32)
-    hasher.update(data)
-    found = hasher.finish("file")
+    found = checksums(data, 32)
     place = draw.draw(st.integers(0, len(data) * 8 - 1))
     damaged = bytearray(data)
     damaged[place // 8] ^= 1 << place % 8
@@ -38,15 +37,22 @@ def test_any_flipped_bit_is_noticed(data: bytes, draw: st.DataObject) -> None:
 
 
 def test_a_short_block_is_not_good() -> None:
-    hasher = BlockHasher(4)
-    hasher.update(b"\0" * 8)
-    assert not hasher.finish("file").block_is_good(0, b"\0" * 3)
+    assert not checksums(b"\0" * 8, 4).block_is_good(0, b"\0" * 3)
+
+
+@pytest.mark.parametrize("offsets", [(0, 8), (4,), (0, 0), (0, 3)])
+def test_runs_that_leave_gaps_or_overlap_are_refused(offsets: tuple[int, ...]) -> None:
+    runs = [run_checksums(offset, b"1234", 16) for offset in offsets]
+    with pytest.raises(InternalError, match="twice or not at all"):
+        fold_checksums("file", runs, 16)
 
 
 def test_checksums_that_do_not_fold_to_the_digest_are_refused() -> None:
-    hasher = BlockHasher(4)
-    hasher.update(b"12345678")
-    json = hasher.finish("file").to_json()
-    json["blocks"].reverse()
+    json = checksums(b"12345678", 4).to_json()
+    json["blocks"] = json["blocks"][8:] + json["blocks"][:8]
     with pytest.raises(InternalError):
         FileBlocks.from_json(json)
+
+
+def checksums(data: bytes, block_bytes: int) -> FileBlocks:
+    return fold_checksums("file", [run_checksums(0, data, block_bytes)], block_bytes)

@@ -26,7 +26,7 @@ MANIFEST = Manifest(
     metrics={"loss": 2.5},
     tags=("best",),
     mathematics={"seed": 0},
-    state_digest="sum64:0123456789abcdef",
+    state_digest="crc64:0123456789abcdef",
     objects=(
         ObjectRecord("__1_0.distcp", 10, "crc32c:00000001"),
         ObjectRecord("__0_0.distcp", 20, "crc32c:00000002"),

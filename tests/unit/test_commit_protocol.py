@@ -12,7 +12,7 @@ from keepstep.commit.barrier import CommitBarrier
 from keepstep.commit.catalog import Catalog, Status
 from keepstep.commit.layout import MANIFEST, CheckpointId, new_attempt
 from keepstep.commit.lineage import claim_generation
-from keepstep.commit.protocol import Timeline, save
+from keepstep.commit.protocol import Attempt, Timeline
 from keepstep.commit.verify import verify_checkpoint
 from keepstep.errors import (
     BarrierTimeout,
@@ -74,14 +74,16 @@ class Job:
                 self.store, world=world, scope=attempt.attempt, step=step, timeout_seconds=patience
             )
             try:
-                save(
+                one = Attempt(
                     participant,
-                    attempt=attempt,
+                    id=attempt,
                     storage=self.storage,
                     barrier=barrier,
                     world=world,
                     timeline=Timeline(step),
                 )
+                one.prepare()
+                one.persist()
             except BaseException as error:  # noqa: BLE001  # looked at by the test
                 raised[rank] = error
 

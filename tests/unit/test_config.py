@@ -188,7 +188,7 @@ def test_a_step_of_one_type_has_one_digest(tmp_path: Path) -> None:
             (
                 "checkpoint.every = 'soon' (command line --checkpoint.every): 'soon' is not an "
                 "interval: write a number of steps (50 or 50steps) or a time (30s, 10min, 1h), "
-                "greater than zero"
+                "greater than zero, or auto"
             ),
         ),
     ],
@@ -366,6 +366,9 @@ def test_digest_sees_every_setting() -> None:
         "model.heads": "8",
         "batch.microbatch": "4",
         "parallel.shard_size": "1",
+        "checkpoint.mode": "sync",
+        "checkpoint.when_busy": "skip",
+        "checkpoint.read_once": "always",
     }
     beside = {"parallel.shard_size": ["--parallel.strategy", "hsdp"]}
     digests = {

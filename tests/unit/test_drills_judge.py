@@ -17,7 +17,7 @@ from keepstep.drills.scenario import DamageKind, Ending, Place
 
 LAST_STEP = 8
 BATCH = 4
-DIGESTS = {("model.weight", (0, 0)): "sum64:00000000000000ff", ("optim.lr", ()): "crc32c:01"}
+DIGESTS = {("model.weight", (0, 0)): "crc64:00000000000000ff", ("optim.lr", ()): "crc32c:01"}
 RNG = ("ranks.00000.rng.torch", (0,))
 
 
@@ -26,14 +26,14 @@ def id_of(step: int, generation: int) -> CheckpointId:
 
 
 def checkpoint(step: int, generation: int, status: Status = Status.COMMITTED) -> Checkpoint:
-    digests = {**DIGESTS, RNG: f"sum64:{step:016x}"}
+    digests = {**DIGESTS, RNG: f"crc64:{step:016x}"}
     return Checkpoint(
         id=id_of(step, generation),
         status=status,
         world_size=2,
-        state_digest="sum64:00000000000000ff",
+        state_digest="crc64:00000000000000ff",
         digests=digests,
-        tensors=frozenset(key for key in digests if digests[key].startswith("sum64")),
+        tensors=frozenset(key for key in digests if digests[key].startswith("crc64")),
     )
 
 
@@ -51,7 +51,7 @@ def start(generation: int, resumed_from: CheckpointId | None) -> Start:
         world_size=2,
         resumed_from=resumed_from,
         reported={0: name, 1: name},
-        live_digests=dict.fromkeys((0, 1), "sum64:00000000000000ff" if resumed_from else None),
+        live_digests=dict.fromkeys((0, 1), "crc64:00000000000000ff" if resumed_from else None),
         first_step_ended=1.0,
         ended=2.0,
     )
@@ -145,7 +145,7 @@ def with_last_start(evidence: Evidence, **changes: object) -> Evidence:
 
 
 def with_digest(evidence: Evidence, key: tuple[str, tuple[int, ...]]) -> Evidence:
-    digests = {**checkpoint(8, 2).digests, key: "sum64:0000000000000bad"}
+    digests = {**checkpoint(8, 2).digests, key: "crc64:0000000000000bad"}
     return with_checkpoint(evidence, id_of(8, 2), digests=digests)
 
 
@@ -201,13 +201,13 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
     (
         "hops_keep_state",
         "tensors add up to",
-        lambda e: with_checkpoint(e, id_of(4, 1), state_digest="sum64:0000000000000001"),
+        lambda e: with_checkpoint(e, id_of(4, 1), state_digest="crc64:0000000000000001"),
     ),
     ("hops_keep_state", "only {0}", lambda e: with_last_start(e, reported={0: None})),
     (
         "hops_keep_state",
-        "restored {1: 'sum64:0'}",
-        lambda e: with_last_start(e, live_digests={0: "sum64:00000000000000ff", 1: "sum64:0"}),
+        "restored {1: 'crc64:0'}",
+        lambda e: with_last_start(e, live_digests={0: "crc64:00000000000000ff", 1: "crc64:0"}),
     ),
     (
         "hops_keep_state",

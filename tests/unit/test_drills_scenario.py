@@ -90,6 +90,7 @@ def test_wildcards_and_all_select() -> None:
         "kill-write.before-ddp",
         "kill-write.middle-ddp",
         "kill-write.after-ddp",
+        "kill-write.middle-sync-ddp",
         "zombie",
     }
     assert select(("all",)) == catalog()

@@ -1,21 +1,18 @@
 """Loading: from a checkpoint into the tracked objects, whole or not at all."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.distributed.tensor import DTensor, Replicate
 
 from keepstep.checkpoint.digest import chunk_digest, combined, format_digest, parse_digest
 from keepstep.checkpoint.mismatch import check_fits
-from keepstep.checkpoint.planner import LoadPlanner
+from keepstep.checkpoint.planned import PlannedLoad, collector_paused
 from keepstep.commit.index import Frame
-from keepstep.errors import InternalError, KeepstepError
+from keepstep.errors import InternalError
 
 Path = tuple[str | int, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
@@ -78,11 +75,18 @@ def load_state(reader: StorageReader, state: Loadable, *, with_rng: bool) -> dic
     *Raises:* ``CorruptCheckpointError`` naming file and block, ``StorageError``: the tracked
     objects are then partly overwritten, and another checkpoint has to be loaded whole.
     """
-    tensors, values = _contents(reader.read_metadata())
-    template = state.template(tensors, values, with_rng=with_rng)
-    _load(template, reader)
-    state.load_dict(template)
-    return template
+    planned = plan_load(reader, state, with_rng=with_rng)
+    planned.read()
+    state.load_dict(planned.template)
+    return planned.template
+
+
+def plan_load(reader: StorageReader, state: Loadable, *, with_rng: bool) -> PlannedLoad:
+    """The first half of :func:`load_state`; nothing is read or changed yet. *Ranks:* local."""
+    with collector_paused():
+        tensors, values = _contents(reader.read_metadata())
+        template = state.template(tensors, values, with_rng=with_rng)
+    return PlannedLoad.of(template, reader)
 
 
 def live_digests(state_dict: Mapping[str, Any]) -> dict[str, int]:
@@ -156,27 +160,12 @@ def _saved_groups(
     names = set(optimizers)
     wanted = [p for p in values if p[0] in names and p[1] == "param_groups" and p[-1] == "params"]
     flat: dict[str, Any] = {".".join(map(str, path)): None for path in wanted}
-    _load(flat, reader)
+    if flat:
+        PlannedLoad.of(flat, reader).read()
     groups: dict[str, list[frozenset[str]]] = {name: [] for name in names}
     for path in sorted(wanted, key=lambda path: int(path[2])):
         groups[str(path[0])].append(frozenset(flat[".".join(map(str, path))]))
     return groups
-
-
-def _load(state_dict: dict[str, Any], reader: StorageReader) -> None:
-    """DCP's load on this rank alone; its ``BaseException`` is turned into what caused it."""
-    if not state_dict:
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is ")
-            dcp_load(state_dict, storage_reader=reader, planner=LoadPlanner(), no_dist=True)
-    except CheckpointException as error:
-        for cause, _ in error.failures.values():
-            if isinstance(cause, KeepstepError):
-                raise cause from error
-        causes = "; ".join(f"{type(c).__name__}: {c}" for c, _ in error.failures.values())
-        raise InternalError(f"DCP could not load what was compared before: {causes}") from error
 
 
 def _named_tensors(path: Path, value: Any) -> Iterable[tuple[str, torch.Tensor]]:

@@ -5,17 +5,30 @@ import hashlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
-from torch.distributed.checkpoint.storage import WriteResult
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
-from keepstep.checkpoint.digest import combined, format_digest, parse_digest
-from keepstep.checkpoint.planner import SavePlanner
-from keepstep.checkpoint.writer import ShardWriter
+from keepstep.checkpoint.contents import Contents, LiveContents
+from keepstep.checkpoint.digest import combined, format_digest
+from keepstep.checkpoint.entries import (
+    Entries,
+    Structure,
+    check_tensors,
+    flatten,
+    structure_of,
+)
+from keepstep.checkpoint.planner import SavePlanner, held_chunk
+from keepstep.checkpoint.save_engine import GlobalPlan, RankPlan, SaveEngine, SaveMode
+from keepstep.checkpoint.shards import ShardIndex, ShardLayout, Values, value_places
+from keepstep.checkpoint.staging import StagedContents
+from keepstep.checkpoint.writer import ShardWriter, split_items
 from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.errors import CommitAborted, InternalError
@@ -27,119 +40,254 @@ Describe = Callable[[tuple[ObjectRecord, ...], str], Manifest]
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    """What a rank reports when it arrives."""
+class TrackedState:
+    """What a save has to know of the state besides its entries.
 
-    objects: tuple[ObjectRecord, ...]
-    results: tuple[WriteResult, ...]
-    digest: int
+    *Ranks:* the same on all ranks, but for the tensors.
+    """
+
+    collect: Callable[[], dict[str, Any]]
+    """The state dict; called in ``plan``."""
+    from_coordinator: Callable[[], AbstractSet[str]]
+    """Names of replicated tensors that may differ between the ranks, of which the coordinator's are
+    saved: buffers, which DDP broadcasts from there."""
+    is_common: Callable[[str], bool]
+    """Whether an entry, by name, belongs to the state all ranks share. Only that is in the state
+    digest, and its values must be equal on all ranks."""
+    guarded: Callable[[], Callable[[str], bool]]
+    """Gives what tells by name which tensors change in the optimizer step alone."""
 
 
 class TensorParticipant:
-    """Saves a state dict of tensors and values. One object per rank and attempt.
-
-    Args:
-        collect_state: Gives the state dict; called in ``plan``.
-        from_coordinator: Names of replicated tensors that may differ between the ranks, of which
-            the coordinator's are saved: buffers, which DDP broadcasts from there.
-        is_common: Whether an entry, by name, belongs to the state all ranks share. Only that is in
-            the state digest, and its values must be equal on all ranks.
-    """
+    """Saves a state dict of tensors and values. One object per rank and attempt."""
 
     def __init__(
         self,
-        collect_state: Callable[[], dict[str, Any]],
+        engine: SaveEngine,
+        state: TrackedState,
         *,
         storage: Storage,
         attempt: CheckpointId,
         world: World,
         describe: Describe,
-        from_coordinator: Callable[[], AbstractSet[str]],
-        is_common: Callable[[str], bool],
     ) -> None:
-        self._collect_state = collect_state
+        self._engine = engine
+        self._state = state
         self._world = world
         self._describe = describe
-        self._from_coordinator = from_coordinator
-        self._is_common = is_common
-        self._planner = SavePlanner()
-        self._writer = ShardWriter(storage, attempt)
-        self._plan = SavePlan([])
-        self._metadata: Metadata | None = None
+        self._planner = SavePlanner(engine.known_values)
+        self._writer = ShardWriter(storage, attempt, threads=engine.threads)
+        self._entries: Entries = {}
+        self._structure: Structure = []
+        self._contents: Contents | None = None
+        self._copying: Future[None] | None = None
+        self._spoiled: str | None = None
+        self.published: Manifest | None = None
+        """On the coordinator, once it was made."""
 
-    def local_plan(self) -> bytes:
-        self._planner.set_up_planner(self._collect_state(), None, self._world.is_coordinator)
-        self._writer.set_up_storage_writer(self._world.is_coordinator)
-        plan = self._writer.prepare_local_plan(self._planner.create_local_plan())
-        if not self._world.is_coordinator:
-            others = self._from_coordinator()
-            mine = [
-                item
-                for item in plan.items
-                if item.type is not WriteItemType.TENSOR or item.index.fqn not in others
-            ]
-            plan = replace(plan, items=mine)
-        digests = {
-            fqn: hashlib.sha256(value).digest()
-            for fqn, value in self._planner.values().items()
-            if self._is_common(fqn)
-        }
-        return pickle.dumps((plan, digests))
-
-    def global_plan(self, local_plans: list[bytes]) -> list[bytes]:
+    def local_plan(self, *, is_whole: bool) -> bytes:
         with _collector_paused():
-            plans, digests = zip(*(pickle.loads(plan) for plan in local_plans), strict=True)
-        _check_values_are_equal(digests)
-        deduplicated, self._metadata = self._planner.create_global_plan(list(plans))
-        final = self._writer.prepare_global_plan(deduplicated)
-        # The mappings from names to paths were merged into the metadata; each rank has its own.
-        return [pickle.dumps(replace(plan, planner_data=None)) for plan in final]
+            self._entries, paths = flatten(self._state.collect())
+            self._structure = structure_of(self._entries)
+            self._planner.set_up_entries(self._entries, paths, self._world.is_coordinator)
+            values = {
+                fqn: hashlib.sha256(value).digest()
+                for fqn, value in self._planner.values().items()
+                if self._state.is_common(fqn)
+            }
+            plan = self._engine.plan
+            if plan is not None and plan.structure == self._structure and not is_whole:
+                return pickle.dumps(_KnownPlan(plan.token, _digest_of_all(values)))
+            return pickle.dumps(_WholePlan(self._whole_plan(), values))
 
-    def stage(self, plan: bytes) -> None:
-        final: SavePlan = pickle.loads(plan)
-        mappings = self._planner.mappings
-        self._plan = self._planner.finish_plan(replace(final, planner_data=mappings))
-        self._planner.stage()
+    def global_plan(self, local_plans: list[bytes]) -> list[bytes] | None:
+        with _collector_paused():
+            plans: list[_KnownPlan | _WholePlan] = [pickle.loads(plan) for plan in local_plans]
+            whole = [plan for plan in plans if isinstance(plan, _WholePlan)]
+            if len(whole) == len(plans):
+                return self._new_global_plan(whole)
+            known, first = self._engine.global_plan, plans[0]
+            is_known = (
+                known is not None
+                and isinstance(first, _KnownPlan)
+                and first.token == known.token
+                and all(plan == first for plan in plans)
+            )
+            return [pickle.dumps(None)] * len(plans) if is_known else None
+
+    def stage(self, plan: bytes, alive: Callable[[], None]) -> None:
+        with _collector_paused(), torch.no_grad():
+            rank_plan = self._take(pickle.loads(plan))
+            layout = rank_plan.layout
+            items = [slot.item for slot in layout.slots]
+            held = rank_plan.held_offsets
+            sources = [
+                held_chunk(self._entries[item.index.fqn], item, held[item.index.fqn])
+                for item in items
+            ]
+            serialized = self._planner.values()
+            data = [serialized[item.index.fqn] for item in rank_plan.values]
+            values = Values.of(rank_plan.values, data, layout.size_bytes)
+        if self._engine.mode is SaveMode.SYNC:
+            self._contents = LiveContents(
+                layout, sources, values, self._engine.slabs, self._engine.streams
+            )
+            return
+        staged = self._engine.staging.prepare(layout, sources, values, alive)
+        self._contents = staged
+        if self._engine.mode is SaveMode.ASYNC:
+            staged.copy(range(len(items)), alive)
+            return
+        is_guarded = self._state.guarded()
+        is_late = [is_guarded(item.index.fqn) for item in items]
+        staged.copy([number for number, late in enumerate(is_late) if not late], alive)
+        late = [number for number, late in enumerate(is_late) if late]
+        self._copying = self._engine.threads.submit(staged.copy_unchanged, late)
+
+    def await_copied(self) -> None:
+        """Return once the tensors may change. *Ranks:* local. An error shows in :meth:`write`."""
+        if self._copying is not None:
+            self._copying.exception()  # waits
+
+    def spoil(self, reason: str) -> None:
+        """Let :meth:`write` fail if tensors are still being copied. *Ranks:* local."""
+        if self._copying is not None and not self._copying.done():
+            self._spoiled = reason
+
+    def release(self) -> None:
+        """Let go of the tensors: the attempt is over, whatever came of it."""
+        self._contents = None
+        self._entries = {}
+        self._planner.state_dict = {}
 
     def write(self, alive: Callable[[], None]) -> bytes:
-        self._writer.alive = alive
-        results = self._writer.write_data(self._plan, self._planner).wait()
-        index = self._writer.index
-        if index is None:
-            raise InternalError("the writer left no index")
+        plan, contents = self._engine.plan, self._contents
+        if plan is None or contents is None:
+            raise InternalError("nothing was staged")
+        self._check_copied()
+        digests = self._writer.write_shard(contents, plan.index, alive=alive)
         common = (
-            parse_digest(frame.digest)
-            for frame in index.frames
-            if frame.kind == "tensor" and self._is_common(frame.fqn)
+            digest
+            for slot, digest in zip(plan.layout.slots, digests, strict=True)
+            if self._state.is_common(slot.item.index.fqn)
         )
-        record = _Record(tuple(self._writer.records()), tuple(results), combined(common))
+        file = plan.index.file
+        places = {
+            item.index: place for item, place in value_places(contents.values, plan.layout, file)
+        }
+        record = _Record(tuple(self._writer.records()), places, combined(common))
         return pickle.dumps(record)
 
     def manifest(self, records: list[bytes]) -> Manifest:
-        if self._metadata is None:
+        plan = self._engine.global_plan
+        if plan is None:
             raise InternalError("the plan was made elsewhere")
         arrived: list[_Record] = [pickle.loads(record) for record in records]
-        metadata_record = self._writer.finish(
-            self._metadata, [list(record.results) for record in arrived]
-        )
+        values = {index: place for record in arrived for index, place in record.values.items()}
+        metadata_record = self._writer.put_metadata(plan.stock_metadata(values))
         objects = [entry for record in arrived for entry in record.objects]
         digest = format_digest(combined(record.digest for record in arrived))
-        return self._describe((*objects, metadata_record), digest)
+        self.published = self._describe((*objects, metadata_record), digest)
+        return self.published
 
     def discard(self) -> None:
         self._writer.discard()
 
+    def _check_copied(self) -> None:
+        """Wait for a copy that is still being made. *Raises:* what went wrong with it."""
+        if self._copying is not None:
+            self._copying.result()
+        if self._spoiled is not None:
+            raise CommitAborted(self._spoiled)
+        if isinstance(self._contents, StagedContents):
+            self._contents.release()
+        self._entries = {}
 
-def check_values(state_dict: dict[str, Any]) -> None:
+    def _whole_plan(self) -> SavePlan:
+        check_tensors(self._entries)
+        plan = self._writer.prepare_local_plan(self._planner.create_local_plan())
+        if self._world.is_coordinator:
+            return plan
+        others = self._state.from_coordinator()
+        mine = [
+            item
+            for item in plan.items
+            if item.type is not WriteItemType.TENSOR or item.index.fqn not in others
+        ]
+        return replace(plan, items=mine)
+
+    def _new_global_plan(self, wholes: list["_WholePlan"]) -> list[bytes]:
+        _check_values_are_equal([whole.values for whole in wholes])
+        plans, metadata = self._planner.create_global_plan([whole.plan for whole in wholes])
+        self._engine.global_plan = GlobalPlan(plans, metadata)
+        token = self._engine.global_plan.token
+        return [pickle.dumps(_NewPlan(token, plan.items)) for plan in plans]
+
+    def _take(self, new: "_NewPlan | None") -> RankPlan:
+        """The plan to go by: the one that is kept, unless there is a new one, which is kept."""
+        if new is not None:
+            tensors, values = split_items(new.items)
+            layout = ShardLayout(tensors)
+            self._engine.plan = RankPlan(
+                new.token,
+                self._structure,
+                self._planner.held_offsets,
+                layout,
+                ShardIndex(self._world.rank, layout, self._planner.mappings),
+                values,
+            )
+        if self._engine.plan is None:
+            raise InternalError("there is no plan to keep to")
+        return self._engine.plan
+
+
+def check_storable(state_dict: dict[str, Any]) -> None:
     """*Raises:* ``ConfigError`` naming an entry of a state dict that could not be stored."""
+    entries, paths = flatten(state_dict)
+    check_tensors(entries)
     planner = SavePlanner()
-    planner.set_up_planner(state_dict)
+    planner.set_up_entries(entries, paths, is_coordinator=False)
     planner.values()
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownPlan:
+    """A rank's local plan that is still the one of a global plan."""
+
+    token: bytes
+    values: bytes
+    """Digest of all common values."""
+
+
+@dataclass(frozen=True, slots=True)
+class _WholePlan:
+    """A rank's local plan."""
+
+    plan: SavePlan
+    values: Mapping[str, bytes]
+    """Digest of each common value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NewPlan:
+    """The coordinator's answer to local plans."""
+
+    token: bytes
+    items: list[WriteItem]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a rank reports when it arrives."""
+
+    objects: tuple[ObjectRecord, ...]
+    values: Mapping[MetadataIndex, _StorageInfo]
+    digest: int
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Unpickling many small objects sets off the cyclic collector again and again, for nothing."""
+    """Making many small objects sets off the cyclic collector again and again, for nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -149,7 +297,11 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _check_values_are_equal(digests: tuple[Mapping[str, bytes], ...]) -> None:
+def _digest_of_all(values: Mapping[str, bytes]) -> bytes:
+    return hashlib.sha256(b"".join(fqn.encode() + values[fqn] for fqn in sorted(values))).digest()
+
+
+def _check_values_are_equal(digests: list[Mapping[str, bytes]]) -> None:
     for rank, mine in enumerate(digests):
         for fqn in mine.keys() | digests[0].keys():
             if mine.get(fqn) != digests[0].get(fqn):

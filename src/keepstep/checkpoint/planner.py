@@ -1,24 +1,56 @@
-"""DCP's default planners, changed to stage, and to keep values from executing anything."""
+"""DCP's default planners: replicas dealt out evenly, and values that execute nothing."""
 
 import io
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import MetadataIndex
-from torch.distributed.checkpoint.planner import ReadItem, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, WriteItem, WriteItemType
+from torch.distributed.tensor import DTensor
 
+from keepstep.checkpoint.entries import Entries
+from keepstep.checkpoint.replicas import deal
+from keepstep.checkpoint.shards import Path, described
 from keepstep.errors import ConfigError
+
+KnownValues = dict[str, tuple[bytes | None, bytes]]
+"""By name: a value, pickled to be compared where that is faster, and serialized."""
 
 
 class SavePlanner(DefaultSavePlanner):
-    """Plans as DCP does; values are serialized once, tensors written from the staged copy."""
+    """Plans as DCP does, but deals replicas out evenly, by rows if need be.
 
-    def __init__(self) -> None:
+    Values are serialized once, and again only when they have changed.
+
+    Args:
+        known_values: Of earlier plans; kept up to date.
+    """
+
+    def __init__(self, known_values: KnownValues | None = None) -> None:
         super().__init__()
+        self._known_values = {} if known_values is None else known_values
         self._values: dict[str, bytes] = {}
-        self._staged: dict[MetadataIndex, torch.Tensor] = {}
+        self.held_offsets: dict[str, torch.Size] = {}
+        """Where in each tensor this rank's part of it lies, once there is a local plan."""
+
+    def set_up_entries(
+        self, entries: Entries, paths: dict[str, Path], is_coordinator: bool
+    ) -> None:
+        """:meth:`set_up_planner` with a state dict that is flat already."""
+        self.state_dict = entries
+        self.mappings = paths
+        self.is_coordinator = is_coordinator
+
+    def create_local_plan(self) -> SavePlan:
+        plan = super().create_local_plan()
+        self.held_offsets = {
+            item.index.fqn: item.tensor_data.chunk.offsets
+            for item in plan.items
+            if item.tensor_data is not None
+        }
+        return plan
 
     def values(self) -> dict[str, bytes]:
         """Every entry that is not a tensor, serialized, by name.
@@ -27,26 +59,45 @@ class SavePlanner(DefaultSavePlanner):
         """
         for fqn, value in self.state_dict.items():
             if fqn not in self._values and not isinstance(value, torch.Tensor):
-                self._values[fqn] = serialize_value(fqn, value)
+                self._values[fqn] = self._serialized(fqn, value)
         return self._values
 
-    def stage(self) -> None:
-        """Bring everything this rank is to write to the host. *Ranks:* local.
-
-        Host tensors are not copied: a synchronous save ends before training changes them.
-        """
-        for item in self.plan.items:
-            if item.type is not WriteItemType.BYTE_IO:
-                tensor = cast("torch.Tensor", super().resolve_data(item))
-                self._staged[item.index] = tensor.detach().to("cpu").contiguous()
+    def _serialized(self, fqn: str, value: Any) -> bytes:
+        plain = pickle.dumps(value) if _is_plain(value) else None
+        known = self._known_values.get(fqn)
+        if plain is None or known is None or known[0] != plain:
+            self._known_values[fqn] = known = (plain, serialize_value(fqn, value))
+        return known[1]
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
         if write_item.type is WriteItemType.BYTE_IO:
             return io.BytesIO(self.values()[write_item.index.fqn])
-        staged = self._staged.get(write_item.index)
-        if staged is None:  # under stock DCP, which has no phase for staging
-            return cast("torch.Tensor", super().resolve_data(write_item))
-        return staged
+        held = self.held_offsets.get(write_item.index.fqn)
+        with torch.no_grad():
+            return held_chunk(self.state_dict[write_item.index.fqn], write_item, held)
+
+    def _dedup_save_plans(self, all_plans: list[SavePlan]) -> list[SavePlan]:
+        return deal(all_plans)
+
+
+def held_chunk(
+    entry: torch.Tensor, item: WriteItem, held_offsets: Sequence[int] | None
+) -> torch.Tensor:
+    """The chunk that an item stands for, as a view of what this rank holds of the tensor.
+
+    Call it under ``torch.no_grad()``.
+
+    Args:
+        held_offsets: Of what this rank holds, in the tensor; by default of the whole tensor.
+    """
+    held = entry.to_local() if isinstance(entry, DTensor) else entry
+    chunk = described(item).chunk
+    if held.shape == chunk.sizes:
+        return held
+    for dimension, (offset, size) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
+        first = held_offsets[dimension] if held_offsets else 0
+        held = held.narrow(dimension, offset - first, size)
+    return held
 
 
 class LoadPlanner(DefaultLoadPlanner):
@@ -83,6 +134,15 @@ def serialize_value(fqn: str, value: Any) -> bytes:
             "state_dict()"
         )
     return buffer.getvalue()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value pickles in no time: it holds nothing but numbers and text."""
+    if isinstance(value, Mapping):
+        return type(value) is dict and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _find_set(path: tuple[str, ...], value: Any) -> tuple[str, ...] | None:

@@ -1,8 +1,8 @@
 """DCP's ``StorageReader`` over a keepstep store: ranges only, every block verified."""
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -15,18 +15,27 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from keepstep import failpoints
-from keepstep.checkpoint.frames import dtype_from_name, tensor_memory
+from keepstep.checkpoint.frames import dtype_from_name
+from keepstep.checkpoint.parallel import for_each
+from keepstep.checkpoint.pieces import Buffers
+from keepstep.checkpoint.planned import collector_paused
+from keepstep.checkpoint.reads import Reads
+from keepstep.checkpoint.stretches import FilePieces, Stretch
 from keepstep.commit.blocks import FileBlocks
 from keepstep.commit.index import Frame, RankIndex
 from keepstep.commit.manifest import Manifest
+from keepstep.commit.verified import VerifiedFile, bytes_in, open_verified
 from keepstep.commit.verify import read_index
-from keepstep.errors import CorruptCheckpointError, InternalError
 from keepstep.storage.base import Storage
+
+_MOST_OPEN_FILES = 64
+NUM_THREADS = 4
+"""Enough to keep a disk busy while one of them copies or verifies."""
 
 
 class Snapshot:
@@ -39,8 +48,9 @@ class Snapshot:
     @classmethod
     def open(cls, storage: Storage, manifest: Manifest) -> "Snapshot":
         """*Raises:* ``CorruptCheckpointError``, ``ObjectNotFound`` naming the damaged index."""
-        ranks = range(manifest.world_size)
-        return cls(manifest, tuple(read_index(storage, manifest, rank) for rank in ranks))
+        with collector_paused():
+            ranks = range(manifest.world_size)
+            return cls(manifest, tuple(read_index(storage, manifest, rank) for rank in ranks))
 
     @cached_property
     def frames(self) -> list[Frame]:
@@ -75,9 +85,10 @@ class ShardReader(StorageReader):
         self._storage = storage
         self._snapshot = snapshot
         self._places: Mapping[MetadataIndex, Frame] = {}
+        self._lock = threading.Lock()
         self.bytes_read = 0
         """From the store, so far."""
-        self.verified: dict[str, set[int]] = {}
+        self.verified: dict[str, list[range]] = {}
         """Blocks that were read and found good, by file."""
 
     def reset(self, checkpoint_id: Any = None) -> None:
@@ -98,166 +109,91 @@ class ShardReader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Read what the plan asks for, in file order, straight into the destination tensors.
+        """Read what the plan asks for, in file order, into the destination tensors.
 
         *Raises:* ``CorruptCheckpointError`` naming file and block; the destinations are then partly
         overwritten and must be loaded again from elsewhere.
         """
-        items = sorted(plan.items, key=self._order)
-        files: dict[str, _VerifiedFile] = {}
-        num_tensors = sum(item.type is LoadItemType.TENSOR for item in items)
-        for number, item in enumerate(items):
-            if num_tensors and number == len(items) // 2:
-                failpoints.hit("load.middle", step=self._snapshot.manifest.step)
-            frame = self._places[item.storage_index]
-            if frame.file not in files:
-                files[frame.file] = self._open(frame.file)
-            if item.type is LoadItemType.BYTE_IO:
-                _read_value(item, frame, files[frame.file], planner)
-            else:
-                _read_chunk(item, frame, files[frame.file], planner)
-        for name, opened in files.items():
-            self.bytes_read += opened.bytes_read
-            self.verified.setdefault(name, set()).update(opened.verified)
+        reads = self.reads(plan, planner)
+        self.read(reads.needed, reads)
+        reads.finish()
         future: Future[None] = Future()
         future.set_result(None)
         return future
+
+    @property
+    def files(self) -> Mapping[str, FileBlocks]:
+        """The block checksums of every shard file."""
+        return self._snapshot.files
+
+    def reads(self, plan: LoadPlan, planner: LoadPlanner) -> Reads:
+        """What a plan asks for."""
+        return Reads(plan, planner, self._places, self._snapshot.files)
+
+    def read(self, wanted: Mapping[str, Sequence[range]], reads: Reads) -> None:
+        """Read blocks, in merged ranges by file, to where they are needed."""
+        stretches = {file: reads.files[file].stretches(blocks) for file, blocks in wanted.items()}
+        tasks = [stretch for found in stretches.values() for stretch in found]
+        middle = tasks[len(tasks) // 2] if tasks and reads.has_tensors else None
+
+        def read_one(task: tuple[VerifiedFile, Stretch]) -> None:
+            opened, stretch = task
+            if stretch is middle:
+                self.pass_middle()
+            bytes_read = _read(opened, reads.files[opened.blocks.file], stretch, reads.buffers)
+            self.note(opened.blocks.file, stretch.numbers, bytes_read)
+
+        names = [file for file, found in stretches.items() if found]
+        for begin in range(0, len(names), _MOST_OPEN_FILES):
+            files = names[begin : begin + _MOST_OPEN_FILES]
+            with ExitStack() as stack:
+                opened = {file: stack.enter_context(self.open(file)) for file in files}
+                several = [(opened[file], stretch) for file in files for stretch in stretches[file]]
+                for_each(several, read_one, num_threads=NUM_THREADS)
+
+    @contextmanager
+    def open(self, file: str) -> Iterator[VerifiedFile]:
+        """A shard file, of the right size. *Raises:* ``CorruptCheckpointError``."""
+        snapshot = self._snapshot
+        with open_verified(self._storage, snapshot.manifest, snapshot.files[file]) as opened:
+            opened.check_size()
+            yield opened
+
+    def note(self, file: str, numbers: range, bytes_read: int) -> None:
+        """Count what was read and found good."""
+        with self._lock:
+            self.bytes_read += bytes_read
+            self.verified.setdefault(file, []).append(numbers)
+
+    def pass_middle(self) -> None:
+        """Pass the crash site in the middle of a load."""
+        failpoints.hit("load.middle", step=self._snapshot.manifest.step)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
         """DCP asks this of readers it chooses itself; this one is always given."""
         return False
 
-    def _order(self, item: ReadItem) -> tuple[str, int]:
-        frame = self._places[item.storage_index]
-        return frame.file, frame.offset
 
-    def _open(self, file: str) -> "_VerifiedFile":
-        key = self._snapshot.manifest.id.key(file)
-        return _VerifiedFile(self._storage, key, self._snapshot.files[file])
-
-
-class _VerifiedFile:
-    """Byte ranges of one shard file, each block checked as it is read."""
-
-    def __init__(self, storage: Storage, key: str, blocks: FileBlocks) -> None:
-        self._storage = storage
-        self._key = key
-        self._blocks = blocks
-        self._edge = bytearray(blocks.block_bytes)
-        self._edge_number = -1
-        self.bytes_read = 0
-        self.verified: set[int] = set()
-        self._check_size(storage.size(key))
-
-    def read_into(self, offset: int, destination: memoryview) -> None:
-        """Fill ``destination``.
-
-        Blocks wholly inside it are read in place, those at its edges by copy.
-        """
-        while destination:
-            number, within = divmod(offset, self._blocks.block_bytes)
-            size = self._blocks.block_size(number)
-            if within == 0 and len(destination) >= size:
-                self._read_block(number, destination[:size])
-                count = size
-            else:
-                count = min(size - within, len(destination))
-                destination[:count] = self._edge_block(number, size)[within : within + count]
-            offset, destination = offset + count, destination[count:]
-
-    def _check_size(self, size_bytes: int) -> None:
-        if size_bytes == self._blocks.size_bytes:
-            return
-        block = min(size_bytes, self._blocks.size_bytes) // self._blocks.block_bytes
-        raise CorruptCheckpointError(
-            f"{self._key} block {block}: the file has {size_bytes} bytes instead of "
-            f"{self._blocks.size_bytes}",
-            key=self._key,
-            block=block,
-        )
-
-    def _edge_block(self, number: int, size: int) -> memoryview:
-        """A block of which only a part is wanted.
-
-        Neighbors in the file often share it: it is kept.
-        """
-        view = memoryview(self._edge)[:size]
-        if self._edge_number != number:
-            self._edge_number = -1
-            self._read_block(number, view)
-            self._edge_number = number
-        return view
-
-    def _read_block(self, number: int, destination: memoryview) -> None:
-        for _ in range(2):  # a bad transfer passes, a bad copy stays
-            start = number * self._blocks.block_bytes
-            count = self._storage.read_into(self._key, start, destination)
-            self.bytes_read += count
-            if self._blocks.block_is_good(number, destination[:count]):
-                self.verified.add(number)
-                return
-        what = "checksum mismatch" if count == len(destination) else "cut short"
-        raise CorruptCheckpointError(
-            f"{self._key} block {number}: {what}", key=self._key, block=number
-        )
+def _read(opened: VerifiedFile, pieces: FilePieces, stretch: Stretch, buffers: Buffers) -> int:
+    """Read a stretch, in place or through a buffer; returns bytes read from the store."""
+    count = bytes_in(opened.blocks, stretch.numbers)
+    piece = stretch.piece
+    if piece is not None:
+        start = stretch.numbers.start * opened.blocks.block_bytes
+        place = piece.place(start, start + count)
+        bytes_read = opened.read(stretch.numbers, place)
+        piece.arrived(count)
+        return bytes_read
+    buffer = buffers.take(count)
+    try:
+        bytes_read = opened.read(stretch.numbers, buffer[:count])
+        pieces.take(stretch.numbers, buffer[:count])
+    finally:
+        buffers.give(buffer)
+    return bytes_read
 
 
 def _tensor_entry(frame: Frame) -> TensorStorageMetadata:
     properties = TensorProperties(dtype=dtype_from_name(frame.dtype or ""))
     return TensorStorageMetadata(properties, torch.Size(frame.global_shape), [])
-
-
-def _read_value(item: ReadItem, frame: Frame, file: _VerifiedFile, planner: LoadPlanner) -> None:
-    data = bytearray(frame.data_bytes)
-    file.read_into(frame.data_offset, memoryview(data))
-    planner.load_bytes(item, io.BytesIO(data))
-
-
-def _read_chunk(item: ReadItem, frame: Frame, file: _VerifiedFile, planner: LoadPlanner) -> None:
-    target = planner.resolve_tensor(item).detach()
-    dtype = dtype_from_name(frame.dtype or "")
-    if tuple(target.shape) != tuple(item.lengths):
-        raise InternalError(f"{frame.fqn}: the plan asks for {item.lengths} into {target.shape}")
-    if target.numel() == 0:
-        return
-    rows = _rows(frame.shape, item.storage_offsets, item.lengths)
-    is_in_place = (
-        rows.is_whole
-        and target.device.type == "cpu"
-        and target.is_contiguous()
-        and target.dtype == dtype
-    )
-    if is_in_place:
-        file.read_into(frame.data_offset + rows.start * dtype.itemsize, tensor_memory(target))
-    else:
-        # The covering rows, then the part of them that is wanted, to wherever it belongs.
-        loaded = torch.empty((rows.count, *frame.shape[1:]) if frame.shape else (), dtype=dtype)
-        file.read_into(frame.data_offset + rows.start * dtype.itemsize, tensor_memory(loaded))
-        for dimension in range(1, loaded.dim()):
-            loaded = loaded.narrow(
-                dimension, item.storage_offsets[dimension], item.lengths[dimension]
-            )
-        target.copy_(loaded)
-    planner.commit_tensor(item, target)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of a chunk that cover a region of it; consecutive in the file."""
-
-    start: int
-    """Elements before the first row."""
-    count: int
-    is_whole: bool
-    """Whether the region is these rows and nothing less."""
-
-
-def _rows(shape: Sequence[int], offsets: Sequence[int], lengths: Sequence[int]) -> _Rows:
-    if not shape:
-        return _Rows(0, 1, is_whole=True)
-    inner = 1
-    for size in shape[1:]:
-        inner *= size
-    is_whole = tuple(lengths[1:]) == tuple(shape[1:])
-    return _Rows(offsets[0] * inner, lengths[0], is_whole)

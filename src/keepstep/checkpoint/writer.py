@@ -1,39 +1,42 @@
 """DCP's ``StorageWriter`` over a keepstep store."""
 
-import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future as ThreadFuture
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import (
-    SavePlan,
-    SavePlanner,
-    WriteItem,
-    WriteItemType,
-)
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from keepstep import failpoints
-from keepstep.checkpoint.digest import chunk_digest, format_digest
-from keepstep.checkpoint.frames import dtype_name, tensor_frame, tensor_memory
-from keepstep.commit.blocks import BlockHasher, FileBlocks, sha256_digest
-from keepstep.commit.index import Frame, RankIndex
-from keepstep.commit.layout import METADATA, CheckpointId, index_filename, shard_filename
+from keepstep.checkpoint.contents import PIECE_BYTES, Contents, LiveContents, Slabs
+from keepstep.checkpoint.host_memory import CopyStreams
+from keepstep.checkpoint.shards import (
+    PAGE_BYTES,
+    ShardIndex,
+    ShardLayout,
+    Values,
+    chunk_places,
+    value_places,
+)
+from keepstep.commit.blocks import RunChecksums, run_checksums, sha256_digest
+from keepstep.commit.layout import METADATA, CheckpointId, index_filename
 from keepstep.commit.manifest import ObjectRecord
 from keepstep.errors import InternalError
-from keepstep.storage.base import Buffer, ObjectWriter, Storage
+from keepstep.storage.base import ObjectWriter, Storage
+
+WRITER_THREADS = 4
+"""Enough to keep a disk busy while others gather and hash; they hardly ever hold the GIL."""
 
 _DCP_VERSION = "1.0.0"
 """Of stock DCP's file system format, which ``.metadata`` and the frames keep to."""
-
-_PIECE_BYTES = 8 << 20
-"""Hashed while it is warm, then written."""
 
 
 class ShardWriter(StorageWriter):
@@ -41,17 +44,19 @@ class ShardWriter(StorageWriter):
 
     Works under keepstep's protocol and, as any DCP writer, under
     ``torch.distributed.checkpoint.save``. One object per rank and attempt.
+
+    Args:
+        threads: Runs the writing of pieces; threads of its own by default.
     """
 
-    def __init__(self, storage: Storage, attempt: CheckpointId) -> None:
+    def __init__(
+        self, storage: Storage, attempt: CheckpointId, *, threads: Executor | None = None
+    ) -> None:
         self._storage = storage
-        self.alive: Callable[[], None] = lambda: None
-        """Called now and then while writing."""
         self._attempt = attempt
+        self._threads = threads
         self._written: list[str] = []
-        self._index_record: ObjectRecord | None = None
-        self.index: RankIndex | None = None
-        """What this rank wrote, once it has."""
+        self._records: list[ObjectRecord] = []
 
     def reset(self, checkpoint_id: Any = None) -> None:
         pass
@@ -67,44 +72,70 @@ class ShardWriter(StorageWriter):
         return [replace(plan, storage_data=rank) for rank, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Stream this rank's chunks into its shard file, hashing on the way.
+        """Write this rank's chunks and values as stock DCP asks for it.
 
         *Ranks:* local. *Durability:* shard and index are durable once this returns.
         """
         rank = cast("int", plan.storage_data)
-        shard = _Shard(shard_filename(rank, 0), self.alive)
-        with self._open(shard.file) as writer:
-            shard.writer = writer
-            middle = len(plan.items) // 2
-            for number, item in enumerate(plan.items):
-                if number == middle:
-                    writer.flush()
-                    failpoints.hit("write.middle", step=self._attempt.step)
-                shard.add(item, planner)
-        frames = [replace(frame, path=_path(plan, frame.fqn)) for frame in shard.frames]
-        self.index = RankIndex(rank=rank, frames=tuple(frames), files=(shard.finish(),))
-        self._written.append(self._attempt.key(index_filename(rank)))
-        data = self.index.to_bytes()
-        self._storage.put(self._written[-1], data)
-        self._index_record = ObjectRecord(index_filename(rank), len(data), sha256_digest(data))
+        tensors, values = split_items(plan.items)
+        layout = ShardLayout(tensors)
+        data = [planner.resolve_data(item).getvalue() for item in values]  # type: ignore[union-attr]
+        sources = [_resolved(planner, item) for item in tensors]
+        slabs = Slabs(WRITER_THREADS)
+        contents = LiveContents(
+            layout, sources, Values.of(values, data, layout.size_bytes), slabs, CopyStreams()
+        )
+        try:
+            index = ShardIndex(rank, layout, plan.planner_data or {})
+            self.write_shard(contents, index, alive=lambda: None)
+        finally:
+            slabs.close()
+        places = [
+            *chunk_places(tensors, index.file),
+            *value_places(contents.values, layout, index.file),
+        ]
         future: Future[list[WriteResult]] = Future()
-        future.set_result(shard.results)
+        future.set_result([WriteResult(item.index, place.length, place) for item, place in places])
         return future
+
+    def write_shard(
+        self, contents: Contents, index: ShardIndex, *, alive: Callable[[], None]
+    ) -> list[int]:
+        """Write one shard file and the index that vouches for it.
+
+        Returns the content digest of each slot's chunk.
+
+        *Ranks:* local. *Durability:* both are durable once this returns.
+
+        Args:
+            alive: Called now and then while writing.
+        """
+        size_bytes = contents.layout.size_bytes + len(contents.values.data)
+        with self._open(index.file, size_bytes) as writer:
+            checksums, digests = self._write_pieces(contents, size_bytes, writer, alive)
+        data, blocks = index.encoded(digests, contents.values, checksums)
+        if blocks.size_bytes != size_bytes:
+            raise InternalError(f"{blocks.size_bytes} of {size_bytes} bytes were hashed")
+        index_record = self._put(index_filename(index.rank), data)
+        self._records = [ObjectRecord(blocks.file, blocks.size_bytes, blocks.digest), index_record]
+        return digests
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> ObjectRecord:  # type: ignore[override]  # DCP ignores what is returned
         """Write stock DCP's metadata; returns what the manifest is to say of it.
 
         *Ranks:* coordinator. *Durability:* durable once this returns.
         """
-        metadata.version = _DCP_VERSION
-        metadata.storage_data = {
+        places = {
             result.index: result.storage_data for rank_results in results for result in rank_results
         }
-        metadata.storage_meta = self.storage_meta()
-        data = pickle.dumps(metadata)
-        self._written.append(self._attempt.key(METADATA))
-        self._storage.put(self._written[-1], data)
-        return ObjectRecord(METADATA, len(data), sha256_digest(data))
+        return self.put_metadata(stock_metadata(metadata, places))
+
+    def put_metadata(self, data: bytes) -> ObjectRecord:
+        """Write what :func:`stock_metadata` made; returns what the manifest is to say of it.
+
+        *Ranks:* coordinator. *Durability:* durable once this returns.
+        """
+        return self._put(METADATA, data)
 
     def discard(self) -> None:
         """Remove what this writer wrote. *Ranks:* local."""
@@ -112,10 +143,9 @@ class ShardWriter(StorageWriter):
 
     def records(self) -> list[ObjectRecord]:
         """What the manifest is to say of this rank's objects."""
-        if self.index is None or self._index_record is None:
+        if not self._records:
             raise InternalError("nothing was written yet")
-        files = (ObjectRecord(file.file, file.size_bytes, file.digest) for file in self.index.files)
-        return [*files, self._index_record]
+        return list(self._records)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
@@ -125,94 +155,127 @@ class ShardWriter(StorageWriter):
     def storage_meta(self) -> StorageMeta:
         return StorageMeta(save_id=self._attempt.attempt)
 
+    def _write_pieces(
+        self,
+        contents: Contents,
+        size_bytes: int,
+        writer: ObjectWriter,
+        alive: Callable[[], None],
+    ) -> tuple[list[RunChecksums], list[int]]:
+        """Checksums of the file's parts, and the content digest of each slot's chunk."""
+        checksums: list[RunChecksums] = []
+        digests = [0] * len(contents.layout.slots)
+        pieces = _pieces(size_bytes)
+        middle = len(pieces) // 2
+        for number, batch in enumerate((pieces[:middle], pieces[middle:])):
+            if number == 1:
+                failpoints.hit("write.middle", step=self._attempt.step)
+            for done in self._each(lambda piece: _write_piece(contents, writer, *piece), batch):
+                checksums.append(done.checksums)
+                for slot, digest in done.digests:
+                    digests[slot] ^= digest
+                alive()
+        return checksums, digests
+
+    def _each(
+        self, work: Callable[[tuple[int, int]], "_Written"], pieces: list[tuple[int, int]]
+    ) -> Iterator["_Written"]:
+        """Results as they come. An error is raised once nothing is running any more."""
+        if len(pieces) <= 1:
+            yield from map(work, pieces)
+            return
+        with _own_or_given(self._threads) as threads:
+            futures: list[ThreadFuture[_Written]] = []
+            try:
+                futures += [_submitted(threads, work, piece) for piece in pieces]
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+                for future in futures:
+                    if not future.cancelled():
+                        future.exception()  # waits
+
     @contextmanager
-    def _open(self, file: str) -> Iterator[ObjectWriter]:
-        key = self._attempt.key(file)
-        with self._storage.open_writer(key) as writer:
+    def _open(self, file: str, size_bytes: int) -> Iterator[ObjectWriter]:
+        self._written.append(self._attempt.key(file))
+        with self._storage.open_writer(self._written[-1], size_bytes) as writer:
             yield writer
-        self._written.append(key)
+
+    def _put(self, file: str, data: bytes) -> ObjectRecord:
+        self._written.append(self._attempt.key(file))
+        self._storage.put(self._written[-1], data)
+        return ObjectRecord(file, len(data), sha256_digest(data))
 
 
-@dataclass(slots=True)
-class _Shard:
-    """One shard file in the making."""
-
-    file: str
-    alive: Callable[[], None]
-    writer: ObjectWriter | None = None
-    hasher: BlockHasher = field(default_factory=BlockHasher)
-    frames: list[Frame] = field(default_factory=list)
-    results: list[WriteResult] = field(default_factory=list)
-
-    def add(self, item: WriteItem, planner: SavePlanner) -> None:
-        offset = self.hasher.size_bytes
-        data = planner.resolve_data(item)
-        data = data.wait() if isinstance(data, Future) else data
-        if item.type is WriteItemType.BYTE_IO:
-            frame = self._add_value(item, cast("io.BytesIO", data).getbuffer(), offset)
-        else:
-            frame = self._add_chunk(item, cast("torch.Tensor", data), offset)
-        self.frames.append(frame)
-        place = _StorageInfo(self.file, offset, frame.length)
-        self.results.append(WriteResult(item.index, frame.data_bytes, place))
-
-    def finish(self) -> FileBlocks:
-        return self.hasher.finish(self.file)
-
-    def _add_value(self, item: WriteItem, data: memoryview, offset: int) -> Frame:
-        self._write(data)
-        hasher = BlockHasher()
-        hasher.update(data)
-        return Frame(
-            fqn=item.index.fqn,
-            path=(),
-            kind="value",
-            file=self.file,
-            offset=offset,
-            length=len(data),
-            data_offset=offset,
-            data_bytes=len(data),
-            digest=hasher.finish("").digest,
-        )
-
-    def _add_chunk(self, item: WriteItem, chunk: torch.Tensor, offset: int) -> Frame:
-        described = item.tensor_data
-        if described is None:
-            raise InternalError(f"the plan does not describe {item.index.fqn}")
-        chunk = chunk.detach().to("cpu").contiguous()
-        layout = tensor_frame(chunk.dtype, chunk.shape, offset)
-        self._write(layout.prefix)
-        self._write(tensor_memory(chunk))
-        self._write(layout.suffix)
-        fqn, offsets = item.index.fqn, tuple(described.chunk.offsets)
-        digest = chunk_digest(fqn, chunk, offsets, described.size)
-        return Frame(
-            fqn=fqn,
-            path=(),
-            kind="tensor",
-            file=self.file,
-            offset=offset,
-            length=layout.length,
-            data_offset=offset + len(layout.prefix),
-            data_bytes=layout.data_bytes,
-            digest=format_digest(digest),
-            dtype=dtype_name(chunk.dtype),
-            global_shape=tuple(described.size),
-            offsets=offsets,
-            shape=tuple(chunk.shape),
-        )
-
-    def _write(self, data: Buffer) -> None:
-        if self.writer is None:
-            raise InternalError("the shard's file is not open")
-        view = memoryview(data)
-        for start in range(0, len(view), _PIECE_BYTES):
-            piece = view[start : start + _PIECE_BYTES]
-            self.hasher.update(piece)
-            self.writer.write(piece)
-            self.alive()
+def split_items(items: Iterable[WriteItem]) -> tuple[list[WriteItem], list[WriteItem]]:
+    """Tensors and values of a plan, each in the plan's order."""
+    tensors: list[WriteItem] = []
+    values: list[WriteItem] = []
+    for item in items:
+        (values if item.type is WriteItemType.BYTE_IO else tensors).append(item)
+    return tensors, values
 
 
-def _path(plan: SavePlan, fqn: str) -> tuple[str | int, ...]:
-    mappings = plan.planner_data or {}
-    return tuple(mappings.get(fqn, (fqn,)))
+def stock_metadata(metadata: Metadata, places: Mapping[MetadataIndex, _StorageInfo]) -> bytes:
+    """``.metadata`` as stock DCP writes it: a pickle, for readers without keepstep."""
+    return pickle.dumps(replace(metadata, version=_DCP_VERSION, storage_data=dict(places)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What came of writing one piece."""
+
+    checksums: RunChecksums
+    digests: list[tuple[int, int]]
+    """Number of a slot, and what its bytes in this piece add to its content digest."""
+
+
+def _submitted(
+    threads: Executor, work: Callable[[tuple[int, int]], _Written], piece: tuple[int, int]
+) -> ThreadFuture[_Written]:
+    try:
+        return threads.submit(work, piece)
+    except RuntimeError:  # the interpreter is ending, and its threads take nothing on any more
+        future: ThreadFuture[_Written] = ThreadFuture()
+        future.set_result(work(piece))
+        return future
+
+
+def _write_piece(contents: Contents, writer: ObjectWriter, start: int, stop: int) -> _Written:
+    layout = contents.layout
+    with contents.piece(start, stop) as data:
+        checksums = run_checksums(start, data)
+        digests = []
+        for part in layout.parts(start, stop):
+            bytes_of_part = data[part.offset - start : part.offset - start + part.size_bytes]
+            digest = layout.slots[part.number].place.digest(part.start, bytes_of_part)
+            digests.append((part.number, digest))
+        if len(data) != stop - start:
+            raise InternalError(f"bytes {start} to {stop} of the shard are gone")
+        writer.write(start, data)
+    return _Written(checksums, digests)
+
+
+def _pieces(size_bytes: int) -> list[tuple[int, int]]:
+    """Where to cut a file for writing: at whole pages, and in two at the least."""
+    piece_bytes = min(PIECE_BYTES, -(-size_bytes // (2 * PAGE_BYTES)) * PAGE_BYTES)
+    return [
+        (start, min(start + piece_bytes, size_bytes))
+        for start in range(0, size_bytes, piece_bytes or 1)
+    ]
+
+
+def _resolved(planner: SavePlanner, item: WriteItem) -> torch.Tensor:
+    data = planner.resolve_data(item)
+    return cast("torch.Tensor", data.wait() if isinstance(data, Future) else data).detach()
+
+
+@contextmanager
+def _own_or_given(threads: Executor | None) -> Iterator[Executor]:
+    if threads is not None:
+        yield threads
+        return
+    with ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="keepstep-write") as own:
+        yield own

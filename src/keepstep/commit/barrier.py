@@ -12,6 +12,7 @@ sign of life: a large save may take longer than the timeout, a stuck one may not
 import pickle
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from keepstep.errors import BarrierTimeout, CommitAborted, InternalError, KeepstepError
@@ -139,7 +140,8 @@ class CommitBarrier:
     def close(self) -> None:
         """Remove this rank's sign of life."""
         if self._lives:
-            self._store.delete(self._life_key(self._world.rank))
+            with suppress(KeepstepError):  # whoever kept the store may have left already
+                self._store.delete(self._life_key(self._world.rank))
 
     def _wait(self, key: str, rank: int) -> bytes | None:
         """The value of a key that ``rank`` sets, or ``None`` once it seems dead."""

@@ -7,6 +7,8 @@ networks make up to its 2^-32; it is no defense against someone who forges data 
 """
 
 import hashlib
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,9 @@ from awscrt.checksums import combine_crc32c, crc32c
 from keepstep.errors import InternalError
 from keepstep.storage.base import Buffer
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 32 << 10
+"""Small enough that a slice of a tensor is read without much around it, large enough that checksums
+cost next to nothing: 8 bytes of text per block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,13 @@ class FileBlocks:
             "bytes": self.size_bytes,
             "digest": self.digest,
             "block_bytes": self.block_bytes,
-            "blocks": [f"{block:08x}" for block in self.blocks],
+            "blocks": struct.pack(f">{len(self.blocks)}I", *self.blocks).hex(),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "FileBlocks":
-        blocks = tuple(int(block, 16) for block in data["blocks"])
+        packed = bytes.fromhex(data["blocks"])
+        blocks = struct.unpack(f">{len(packed) // 4}I", packed)
         found = cls(data["file"], data["bytes"], data["digest"], data["block_bytes"], blocks)
         if found.digest != found._folded_digest():
             msg = "the file's digest is not what its blocks fold to"
@@ -68,43 +73,54 @@ class FileBlocks:
         return f"crc32c:{folded:08x}"
 
 
-class BlockHasher:
-    """Computes the block checksums of a file from its bytes in order, in any pieces. No copies."""
+@dataclass(frozen=True, slots=True)
+class RunChecksums:
+    """The CRC32C of each block, or part of one, in a run of a file's bytes."""
 
-    def __init__(self, block_bytes: int = BLOCK_BYTES) -> None:
-        self._block_bytes = block_bytes
-        self._size_bytes = 0
-        self._blocks: list[int] = []
-        self._current = 0
-        self._whole = 0
+    offset: int
+    size_bytes: int
+    crcs: list[int]
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes seen so far."""
-        return self._size_bytes
 
-    def update(self, data: Buffer) -> None:
-        """Take the next bytes of the file."""
-        view = memoryview(data).cast("B")
-        while view:
-            room = self._block_bytes - self._size_bytes % self._block_bytes
-            piece, view = view[:room], view[room:]
-            self._current = crc32c(piece, self._current)
-            self._size_bytes += len(piece)
-            if len(piece) == room:
-                self._end_block(self._block_bytes)
+def run_checksums(offset: int, data: Buffer, block_bytes: int = BLOCK_BYTES) -> RunChecksums:
+    """The checksums of the bytes of a file from ``offset`` on, cut where blocks end. No copies."""
+    view = memoryview(data).cast("B")
+    head = min(-offset % block_bytes, len(view))
+    crcs = [crc32c(view[:head])] if head else []
+    crcs += [crc32c(view[at : at + block_bytes]) for at in range(head, len(view), block_bytes)]
+    return RunChecksums(offset, len(view), crcs)
 
-    def finish(self, file: str) -> FileBlocks:
-        """The checksums of everything seen; the hasher is used up."""
-        if rest := self._size_bytes % self._block_bytes:
-            self._end_block(rest)
-        digest = f"crc32c:{self._whole:08x}"
-        return FileBlocks(file, self._size_bytes, digest, self._block_bytes, tuple(self._blocks))
 
-    def _end_block(self, block_bytes: int) -> None:
-        self._blocks.append(self._current)
-        self._whole = combine_crc32c(self._whole, self._current, block_bytes)
-        self._current = 0
+def fold_checksums(
+    file: str, runs: Iterable[RunChecksums], block_bytes: int = BLOCK_BYTES
+) -> FileBlocks:
+    """The checksums of a file from those of its runs, which may come in any order.
+
+    *Raises:* ``InternalError`` if the runs do not cover the file once.
+    """
+    blocks: list[int] = []
+    size_bytes = whole = 0
+    for run in sorted(runs, key=lambda run: run.offset):
+        if run.offset != size_bytes:
+            raise InternalError(
+                f"bytes {size_bytes} to {run.offset} were hashed twice or not at all", key=file
+            )
+        end = run.offset + run.size_bytes
+        for crc in run.crcs:
+            within = size_bytes % block_bytes
+            part_bytes = min(block_bytes - within, end - size_bytes)
+            if within:
+                blocks[-1] = combine_crc32c(blocks[-1], crc, part_bytes)
+            else:
+                blocks.append(crc)
+            whole = combine_crc32c(whole, crc, part_bytes)
+            size_bytes += part_bytes
+    return FileBlocks(file, size_bytes, f"crc32c:{whole:08x}", block_bytes, tuple(blocks))
+
+
+def crc32c_digest(data: Buffer) -> str:
+    """The digest of a run of bytes in a shard file."""
+    return f"crc32c:{crc32c(data):08x}"
 
 
 def sha256_digest(data: Buffer) -> str:

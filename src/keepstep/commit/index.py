@@ -5,11 +5,12 @@ format of ``torch.save`` inside the shard file. The index says where the chunk's
 that listing, verifying and range reads need neither torch nor pickle.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from keepstep.commit.blocks import FileBlocks
-from keepstep.commit.canonical import seal, unseal
+from keepstep.commit.canonical import canonical_bytes, seal_parts, unseal
 from keepstep.errors import CorruptCheckpointError, InternalError
 
 
@@ -90,14 +91,7 @@ class RankIndex:
                 raise InternalError(msg, key=frame.file, rank=self.rank)
 
     def to_bytes(self) -> bytes:
-        return seal(
-            {
-                "rank": self.rank,
-                "frames": [frame.to_json() for frame in self.frames],
-                "files": [blocks.to_json() for blocks in self.files],
-            },
-            is_compact=True,
-        )
+        return encode_index(self.rank, map(encode_frame, self.frames), self.files)
 
     @classmethod
     def from_bytes(cls, data: bytes, key: str) -> "RankIndex":
@@ -111,3 +105,38 @@ class RankIndex:
             )
         except (KeyError, TypeError, ValueError, InternalError) as error:
             raise CorruptCheckpointError(f"{key} is not an index: {error}", key=key) from error
+
+
+def encode_index(rank: int, frames: Iterable[bytes], files: Iterable[FileBlocks]) -> bytes:
+    """An index as a document, from frames as :func:`encode_frame` makes them.
+
+    The same bytes as ``seal`` would give for the whole, but frames that did not change need not be
+    encoded again.
+    """
+    return seal_parts(
+        {
+            "files": _compact([blocks.to_json() for blocks in files]),
+            "frames": b"[" + b",".join(frames) + b"]",
+            "rank": _compact(rank),
+        }
+    )
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """One frame in an index."""
+    return _compact(frame.to_json())
+
+
+def frame_template(frame: Frame) -> tuple[bytes, bytes]:
+    """What stands before and after the digest in :func:`encode_frame`; the frame's is ignored."""
+    before, _, after = encode_frame(replace(frame, digest=_PLACEHOLDER)).partition(
+        _PLACEHOLDER.encode()
+    )
+    return before, after
+
+
+_PLACEHOLDER = "digest:goes:here"
+
+
+def _compact(value: Any) -> bytes:
+    return canonical_bytes(value, is_compact=True)[:-1]

@@ -1,4 +1,4 @@
-"""The life of a save: one attempt at one step, the same function on every rank.
+"""The life of a save: one attempt at one step, the same on every rank.
 
 ::
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from keepstep import failpoints
 from keepstep.commit.barrier import CommitBarrier
@@ -27,7 +27,9 @@ from keepstep.errors import (
     BarrierTimeout,
     CommitAborted,
     CommitOutcomeUnknown,
+    CoordinationError,
     InternalError,
+    KeepstepError,
     ObjectExists,
     ObjectNotFound,
     StorageError,
@@ -37,20 +39,32 @@ from keepstep.phases import Phase
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
+_WHOLE_PLAN = f"{Phase.PLAN}.whole"
+_ASKED, _GIVEN = b"?", b"="
+
 
 class Participant(Protocol):
     """What one rank brings to an attempt. ``checkpoint`` brings tensors, a test brings bytes."""
 
-    def local_plan(self) -> bytes:
-        """What this rank holds. *Ranks:* all."""
+    def local_plan(self, *, is_whole: bool) -> bytes:
+        """What this rank holds; unless the whole is asked for, a reference to it will do.
+
+        *Ranks:* all.
+        """
         ...
 
-    def global_plan(self, local_plans: list[bytes]) -> list[bytes]:
-        """Who writes what, by rank. *Ranks:* coordinator."""
+    def global_plan(self, local_plans: list[bytes]) -> list[bytes] | None:
+        """Who writes what, by rank; ``None`` if the whole local plans are needed.
+
+        *Ranks:* coordinator.
+        """
         ...
 
-    def stage(self, plan: bytes) -> None:
-        """Take what this rank is to write out of training's way. *Ranks:* all."""
+    def stage(self, plan: bytes, alive: Callable[[], None]) -> None:
+        """Take what this rank is to write out of training's way, calling ``alive`` now and then.
+
+        *Ranks:* all.
+        """
         ...
 
     def write(self, alive: Callable[[], None]) -> bytes:
@@ -86,79 +100,125 @@ class Timeline:
         failpoints.hit(f"{phase}.after", step=self.step)
 
 
-def save(
-    participant: Participant,
-    *,
-    attempt: CheckpointId,
-    storage: Storage,
-    barrier: CommitBarrier,
-    world: World,
-    timeline: Timeline,
-) -> None:
-    """Make one step real, or leave the run as it was.
+class Attempt:
+    """One try at one step, on one rank.
 
-    *Ranks:* all. *Blocks:* on the slowest rank, as long as it gives signs of life.
-    *Durability:* the step is committed once this returns.
-    *Raises:* ``CommitError`` on every rank if the step is not committed: training may go on;
-    ``FencedError`` if a newer generation has taken over: this process must stop.
+    *Ranks:* one object each; both methods are called by all ranks, in this order. They may be
+    called by different threads, and training may go on in between.
+
+    Args:
+        timeline: Takes down how long each phase lasts.
     """
-    try:
-        with timeline.phase(Phase.PLAN):
-            barrier.post(Phase.PLAN, participant.local_plan)
-            if world.is_coordinator:
-                barrier.answer(
-                    Phase.PLAN, lambda: participant.global_plan(barrier.collect(Phase.PLAN))
-                )
-            plan = barrier.await_answer(Phase.PLAN)
 
-        barrier.post(Phase.ARRIVE, lambda: _contribute(participant, plan, barrier, timeline))
+    def __init__(
+        self,
+        participant: Participant,
+        *,
+        id: CheckpointId,
+        storage: Storage,
+        barrier: CommitBarrier,
+        world: World,
+        timeline: Timeline,
+    ) -> None:
+        self.id = id
+        self._participant = participant
+        self._storage = storage
+        self._barrier = barrier
+        self._world = world
+        self._timeline = timeline
+        self._problem: Exception | None = None
 
-        if world.is_coordinator:
-            barrier.answer(
-                Phase.DEPART,
-                lambda: (
-                    [_conclude(participant, attempt, storage, barrier, timeline)] * world.world_size
-                ),
-            )
-        with timeline.phase(Phase.DEPART):
-            _depart(barrier, storage, attempt)
-    except (CommitAborted, BarrierTimeout, StorageError) as error:
-        if _is_published(storage, attempt):
-            return  # whatever went wrong, went wrong after the step had become real
-        with suppress(StorageError):
-            participant.discard()
-        if isinstance(error, CommitAborted):
+    def prepare(self) -> None:
+        """Plan and stage. Once this returns, training may change what is saved.
+
+        *Blocks:* on the slowest rank, as long as it gives signs of life.
+        *Raises:* ``CommitError`` on every rank if there is no plan: the attempt is over. A rank
+        that cannot stage says so in :meth:`persist`.
+        """
+        try:
+            with self._timeline.phase(Phase.PLAN):
+                plan = self._plan()
+        except (CommitAborted, BarrierTimeout, StorageError) as error:
+            self._abort(error)
+        except BaseException:
+            self._barrier.close()
             raise
-        raise CommitAborted(str(error), step=attempt.step, attempt=attempt.attempt) from error
-    finally:
-        barrier.close()
+        try:
+            with self._timeline.phase(Phase.STAGE):
+                self._participant.stage(plan, self._barrier.alive)
+        except Exception as error:  # noqa: BLE001  # posted in place of a record: all must hear
+            self._problem = error
 
+    def persist(self) -> None:
+        """Make the step real, or leave the run as it was.
 
-def _contribute(
-    participant: Participant, plan: bytes, barrier: CommitBarrier, timeline: Timeline
-) -> bytes:
-    with timeline.phase(Phase.STAGE):
-        participant.stage(plan)
-    with timeline.phase(Phase.WRITE):
-        record = participant.write(barrier.alive)
-    failpoints.hit(f"{Phase.ARRIVE}.before", step=timeline.step)
-    return record
+        *Blocks:* on the slowest rank, as long as it gives signs of life.
+        *Durability:* the step is committed once this returns.
+        *Raises:* ``CommitError`` on every rank if the step is not committed: training may go on;
+        ``FencedError`` if a newer generation has taken over: this process must stop.
+        """
+        try:
+            self._barrier.post(Phase.ARRIVE, self._contribute)
+            if self._world.is_coordinator:
+                self._barrier.answer(
+                    Phase.DEPART, lambda: [self._conclude()] * self._world.world_size
+                )
+            with self._timeline.phase(Phase.DEPART):
+                _depart(self._barrier, self._storage, self.id)
+        except CoordinationError as error:
+            # What this rank wrote stays: its record may have arrived, and the step be published.
+            if not _is_published(self._storage, self.id):
+                raise _unknown(error, self.id) from error
+        except (CommitAborted, BarrierTimeout, StorageError) as error:
+            if _is_published(self._storage, self.id):
+                return  # whatever went wrong, went wrong after the step had become real
+            self._abort(error)
+        finally:
+            self._barrier.close()
 
+    def _plan(self) -> bytes:
+        """The final plan of this rank: by a short exchange if all know it already."""
+        plan = self._exchange_plans(Phase.PLAN, is_whole=False)
+        return self._exchange_plans(_WHOLE_PLAN, is_whole=True) if plan == _ASKED else plan[1:]
 
-def _conclude(
-    participant: Participant,
-    attempt: CheckpointId,
-    storage: Storage,
-    barrier: CommitBarrier,
-    timeline: Timeline,
-) -> bytes:
-    start = time.monotonic()
-    records = barrier.collect(Phase.ARRIVE)
-    timeline.seconds[Phase.ARRIVE] = time.monotonic() - start
-    failpoints.hit(f"{Phase.ARRIVE}.after", step=attempt.step)
-    with timeline.phase(Phase.PUBLISH):
-        publish(storage, participant.manifest(records))
-    return b"committed"
+    def _exchange_plans(self, topic: str, *, is_whole: bool) -> bytes:
+        participant, barrier = self._participant, self._barrier
+        barrier.post(topic, lambda: participant.local_plan(is_whole=is_whole))
+        if self._world.is_coordinator:
+            barrier.answer(topic, lambda: self._global_plan(topic))
+        return barrier.await_answer(topic)
+
+    def _global_plan(self, topic: str) -> list[bytes]:
+        plans = self._participant.global_plan(self._barrier.collect(topic))
+        if plans is None:
+            return [_ASKED] * self._world.world_size
+        return [_GIVEN + plan for plan in plans]
+
+    def _contribute(self) -> bytes:
+        if self._problem is not None:
+            raise self._problem
+        with self._timeline.phase(Phase.WRITE):
+            record = self._participant.write(self._barrier.alive)
+        failpoints.hit(f"{Phase.ARRIVE}.before", step=self.id.step)
+        return record
+
+    def _conclude(self) -> bytes:
+        start = time.monotonic()
+        records = self._barrier.collect(Phase.ARRIVE)
+        self._timeline.seconds[Phase.ARRIVE] = time.monotonic() - start
+        failpoints.hit(f"{Phase.ARRIVE}.after", step=self.id.step)
+        with self._timeline.phase(Phase.PUBLISH):
+            publish(self._storage, self._participant.manifest(records))
+        return b"committed"
+
+    def _abort(self, error: KeepstepError) -> NoReturn:
+        """End the attempt: what was written is removed, and every error means the same."""
+        self._barrier.close()
+        with suppress(StorageError):
+            self._participant.discard()
+        if isinstance(error, CommitAborted):
+            raise error
+        raise CommitAborted(str(error), step=self.id.step, attempt=self.id.attempt) from error
 
 
 def publish(storage: Storage, manifest: Manifest) -> None:
@@ -215,14 +275,18 @@ def _settle(storage: Storage, key: str, data: bytes, error: StorageError) -> Non
 
 
 def _depart(barrier: CommitBarrier, storage: Storage, attempt: CheckpointId) -> None:
-    """Learn the outcome; if the coordinator fell silent, from the store."""
+    """Learn the outcome; if the coordinator fell silent or cannot be reached, from the store."""
     try:
         barrier.await_answer(Phase.DEPART)
-    except BarrierTimeout as error:
+    except (BarrierTimeout, CoordinationError) as error:
         if not _is_published(storage, attempt):
-            raise CommitOutcomeUnknown(
-                f"{error}; no manifest is there yet", step=attempt.step, attempt=attempt.attempt
-            ) from error
+            raise _unknown(error, attempt) from error
+
+
+def _unknown(error: KeepstepError, attempt: CheckpointId) -> CommitOutcomeUnknown:
+    return CommitOutcomeUnknown(
+        f"{error}; no manifest is there yet", step=attempt.step, attempt=attempt.attempt
+    )
 
 
 def _is_published(storage: Storage, attempt: CheckpointId) -> bool:

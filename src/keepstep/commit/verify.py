@@ -1,6 +1,6 @@
 """Reading a checkpoint back and checking every byte of it, without torch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keepstep.commit.blocks import FileBlocks, sha256_digest
@@ -8,6 +8,7 @@ from keepstep.commit.catalog import Catalog
 from keepstep.commit.index import RankIndex
 from keepstep.commit.layout import METADATA, CheckpointId, index_filename
 from keepstep.commit.manifest import Manifest, ObjectRecord
+from keepstep.commit.verified import READ_BYTES, bytes_in, calls, open_verified
 from keepstep.errors import CorruptCheckpointError, KeepstepError, ObjectNotFound
 from keepstep.storage.base import Storage
 
@@ -68,7 +69,7 @@ def is_damaged(storage: Storage, checkpoint: CheckpointId, error: KeepstepError)
             for blocks in index.files:
                 if blocks.file == file:
                     block = getattr(error, "block", None)
-                    numbers = [] if block is None else [block]
+                    numbers = range(0) if block is None else range(block, block + 1)
                     return any(check_blocks(storage, manifest, blocks, numbers))
     except (CorruptCheckpointError, ObjectNotFound):
         return True
@@ -95,27 +96,21 @@ def read_index(storage: Storage, manifest: Manifest, rank: int) -> RankIndex:
 
 
 def check_blocks(
-    storage: Storage,
-    manifest: Manifest,
-    blocks: FileBlocks,
-    numbers: Iterable[int] | None = None,
+    storage: Storage, manifest: Manifest, blocks: FileBlocks, numbers: range | None = None
 ) -> Iterator[Damage]:
     """Read blocks of a shard file, all of them by default, and say which are damaged."""
-    key = manifest.id.key(blocks.file)
+    wanted = range(len(blocks.blocks)) if numbers is None else numbers
     try:
-        size_bytes = storage.size(key)
-        if size_bytes != blocks.size_bytes:
-            yield Damage(key, f"has {size_bytes} bytes instead of {blocks.size_bytes}")
-        buffer = memoryview(bytearray(blocks.block_bytes))
-        for number in range(len(blocks.blocks)) if numbers is None else numbers:
-            wanted = buffer[: blocks.block_size(number)]
-            count = storage.read_into(key, number * blocks.block_bytes, wanted)
-            if not blocks.block_is_good(number, wanted[:count]):
-                yield Damage(
-                    key, "checksum mismatch" if count == len(wanted) else "cut short", number
-                )
+        with open_verified(storage, manifest, blocks) as file:
+            if file.wrong_size is not None:
+                yield Damage(file.key, file.wrong_size)
+            buffer = memoryview(bytearray(min(READ_BYTES, bytes_in(blocks, wanted))))
+            for call in calls(blocks, wanted):
+                outcome = file.examine(call, buffer[: bytes_in(blocks, call)])
+                for block, reason in outcome.damaged.items():
+                    yield Damage(file.key, reason, block)
     except ObjectNotFound:
-        yield Damage(key, "is missing")
+        yield Damage(manifest.id.key(blocks.file), "is missing")
 
 
 def check_metadata(storage: Storage, manifest: Manifest) -> Iterator[Damage]:

@@ -116,7 +116,13 @@ class ParallelConfig(_Section):
 
 class CheckpointConfig(_Section):
     every: IntervalText = "50"
-    """Steps (``50``) or time (``10min``) between saves."""
+    """Steps (``50``) or time (``10min``) between saves, or ``auto``: by their cost and failures."""
+    mode: Literal["sync", "async", "overlap"] = "async"
+    """Training goes on once a save is committed, copied, or at once."""
+    when_busy: Literal["wait", "skip"] = "wait"
+    """What happens to a save that is due while another is in flight."""
+    read_once: Literal["auto", "always", "never"] = "auto"
+    """Read replicas once at a resume and send them on; ``auto``: if the store is remote."""
     timeout_seconds: PositiveFloat = 120.0
     """Longest wait of a save for its slowest rank."""
     failed_saves_allowed: NonNegativeInt = 10

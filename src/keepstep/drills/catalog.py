@@ -1,5 +1,6 @@
 """The catalog of drills."""
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from keepstep.drills.scenario import (
@@ -38,6 +39,8 @@ def catalog() -> tuple[Drill, ...]:
     strategies = ("ddp", "fsdp")
     return (
         *(_kill(site, strategy) for strategy in strategies for site in _CRASH_RANKS),
+        *(_kill_in_flight(mode, s) for s in strategies for mode in ("async", "overlap")),
+        *(_kill_in_sync(s) for s in strategies),
         *(_rescale(f"rescale-{s}", s, (4, 2, 3, 1)) for s in strategies),
         _rescale("rescale-down-ddp", "ddp", (2, 1)),
         _rescale_across_epochs(),
@@ -97,6 +100,29 @@ def _kill(site: str, strategy: str) -> Drill:
         strategy=strategy,
         acts=(Leg(2, rule, max_restarts=3),),
         judges=_SAME_WORLD,
+    )
+
+
+def _kill_in_flight(mode: str, strategy: str) -> Drill:
+    slow = f"write.middle=sleep:60@step:{KILL_STEP}"
+    return Drill(
+        name=f"kill-in-flight-{mode}-{strategy}",
+        description=f"The save of step {KILL_STEP} hangs in the background of training; two steps "
+        "later rank 1 dies. The step before it is what the job goes on from.",
+        strategy=strategy,
+        acts=(Leg(2, f"{slow};step.after=kill@rank:1@step:{KILL_STEP + 2}", max_restarts=3),),
+        judges=_SAME_WORLD,
+        settings=(("checkpoint.mode", mode),),
+    )
+
+
+def _kill_in_sync(strategy: str) -> Drill:
+    drill = _kill("write.middle", strategy)
+    return replace(
+        drill,
+        name=f"kill-write.middle-sync-{strategy}",
+        description=f"As {drill.name}, with training held up until a step is committed.",
+        settings=(("checkpoint.mode", "sync"),),
     )
 
 

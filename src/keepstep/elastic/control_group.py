@@ -4,9 +4,10 @@ The group is gloo on the host, whatever the training backend: its traffic shares
 communicator nor the stream of the training group, and its waits have a deadline of their own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -38,6 +39,14 @@ class ControlGroup:
             timeout = timedelta(seconds=timeout_seconds)
             self._group = self._call(lambda: dist.new_group(backend="gloo", timeout=timeout))
 
+    @property
+    def rank(self) -> int:
+        return self._world.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._world.world_size
+
     def largest(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over all ranks."""
         if self._group is None:
@@ -53,6 +62,23 @@ class ControlGroup:
         values: list[Any] = [None] * self._world.world_size
         self._call(lambda: dist.all_gather_object(values, value, group=self._group))
         return values
+
+    def exchange(
+        self, sends: Iterable[tuple[int, memoryview]], receives: Iterable[tuple[int, memoryview]]
+    ) -> None:
+        """Send bytes to ranks and receive bytes from others, all at once.
+
+        Whatever one rank sends to another must be what that one receives from it, in size and
+        order. Buffers are neither copied nor pickled; those that are received into are filled.
+        """
+        works = [
+            self._call(partial(start, _as_tensor(data), rank, group=self._group))
+            for start, buffers in ((dist.irecv, receives), (dist.isend, sends))
+            for rank, data in buffers
+        ]
+        for work in works:
+            if work is not None:  # it is for ranks outside of the group
+                self._call(work.wait)
 
     def decide(self, produce: Callable[[], T]) -> T:
         """Let the coordinator decide; its result, or its error, is every rank's.
@@ -122,3 +148,7 @@ class ControlGroup:
                 f"{self._timeout_seconds:.0f} s: {error}",
                 rank=self._world.rank,
             ) from error
+
+
+def _as_tensor(data: memoryview) -> torch.Tensor:
+    return torch.frombuffer(data, dtype=torch.uint8)

@@ -18,6 +18,8 @@ from keepstep.world import World
 
 logger = logging.getLogger("keepstep.launch")
 
+_READ_ONCE = {"auto": None, "always": True, "never": False}
+
 
 @record  # writes the error file by which torchelastic finds the rank that failed first
 def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
@@ -34,6 +36,9 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
         with keepstep.open(
             config.uri,
             every=config.checkpoint.every,
+            mode=config.checkpoint.mode,
+            when_busy=config.checkpoint.when_busy,
+            read_once=_READ_ONCE[config.checkpoint.read_once],
             # Asked for once: after a failure the job goes on from its own newest commit.
             resume="auto" if world.restart_count else config.resume,
             mathematics=config.mathematics() | {"data.digest": task.data_digest},

@@ -2,7 +2,8 @@
 
 from keepstep.session.loading import load
 from keepstep.session.opening import open
-from keepstep.session.results import Lost, Restored, Save, Skipped, Stop
+from keepstep.session.results import Lost, Restored, Skipped, Stop
+from keepstep.session.saving import Save
 from keepstep.session.session import Session
 
 __all__ = ["open", "load", "Session", "Restored", "Lost", "Skipped", "Save", "Stop"]

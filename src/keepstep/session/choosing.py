@@ -2,27 +2,24 @@
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from keepstep.commit.catalog import Catalog, Entry, Status
-from keepstep.commit.layout import MANIFEST, CheckpointId, ledger_key
+from keepstep.commit.layout import MANIFEST, CheckpointId
 from keepstep.commit.lineage import read_generation
 from keepstep.commit.manifest import Manifest
 from keepstep.errors import (
     AllCheckpointsDamagedError,
     ConfigError,
     NoCheckpointError,
-    ObjectNotFound,
 )
-from keepstep.observability.ledger import read_ledger
+from keepstep.session.history import last_events
 from keepstep.session.results import Lost, Skipped
 from keepstep.storage.base import Storage
 
 logger = logging.getLogger("keepstep.resume")
 
-_LEDGER_TAIL_BYTES = 4 << 20
 """Tens of thousands of steps: enough to reach back to the last commit."""
 
 
@@ -95,7 +92,8 @@ class Chooser:
         """From the ledger of the last generation that ran a step."""
         committed_step = manifest.step if manifest else 0
         for generation in reversed(self._catalog.generations()):
-            steps = [event for event in self._ledger(generation) if event["event"] == "step"]
+            events = last_events(self._storage, generation)
+            steps = [event for event in events if event["event"] == "step"]
             if steps:
                 try:
                     return _lost(steps, committed_step)
@@ -116,21 +114,11 @@ class Chooser:
 
     def _was_committed(self, attempt: CheckpointId) -> bool:
         """Whether its own generation's ledger, or a later generation's claim, says so."""
-        saves = (e for e in self._ledger(attempt.generation) if e["event"] == "save")
-        if any(event.get("checkpoint") == attempt.name for event in saves):
+        events = last_events(self._storage, attempt.generation)
+        if any(e["event"] == "save" and e.get("checkpoint") == attempt.name for e in events):
             return True
         later = (number for number in self._catalog.generations() if number > attempt.generation)
         return any(read_generation(self._storage, n).resumed_from == attempt for n in later)
-
-    def _ledger(self, generation: int) -> list[dict[str, Any]]:
-        """The end of the coordinator's log."""
-        key = ledger_key(generation, 0)
-        with suppress(ObjectNotFound):
-            size_bytes = self._storage.size(key)
-            tail = bytearray(min(size_bytes, _LEDGER_TAIL_BYTES))
-            count = self._storage.read_into(key, size_bytes - len(tail), memoryview(tail))
-            return read_ledger(bytes(tail[:count]))
-        return []
 
 
 def all_damaged(storage: Storage, skipped: Iterable[Skipped]) -> AllCheckpointsDamagedError:

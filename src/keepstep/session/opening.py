@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from keepstep.checkpoint.save_engine import SaveMode
 from keepstep.config import parse_interval
-from keepstep.session.session import Session, Settings
+from keepstep.errors import ConfigError
+from keepstep.session.session import Session, Settings, WhenBusy
 from keepstep.storage.opening import open_storage
 from keepstep.world import World
 
@@ -17,7 +19,10 @@ def open(
     uri: str,
     *,
     every: str | int = "100steps",
+    mode: Literal["sync", "async", "overlap"] = "async",
+    when_busy: WhenBusy = "wait",
     resume: Resume = "auto",
+    read_once: bool | None = None,
     seed: int = 0,
     mathematics: Mapping[str, Any] | None = None,
     accept_change: bool = False,
@@ -38,10 +43,19 @@ def open(
     Args:
         uri: A directory that all ranks share. It is made if it is not there.
         every: How often ``tick`` saves: steps (``50``, ``"50steps"``) or time (``"30s"``,
-            ``"10min"``, ``"1h"``).
+            ``"10min"``, ``"1h"``), or ``"auto"``: whatever loses the least time, from the measured
+            cost of a save and the failures of this run so far.
+        mode: When training goes on after a save has begun. ``"async"``: once the tensors are copied
+            to host memory, which takes as much of it as this rank writes. ``"overlap"``: at once;
+            :meth:`Session.guard` waits for the copy. ``"sync"``: once the step is committed; needs
+            no memory for a copy.
+        when_busy: What ``tick`` does when a save is due and the one before is still in flight:
+            ``"wait"`` for it, or ``"skip"`` the new one.
         resume: ``"auto"``: the newest checkpoint that verifies, or a fresh start if there is none;
             ``"must"``: an error if there is none; ``"never"``: an error if there is one; a number:
             exactly that step, leaving later ones aside. A restart of the same job wants ``"auto"``.
+        read_once: Whether what several ranks need at a resume, replicas, is read by one of them and
+            sent to the others; by default if the store is remote.
         seed: From which random generators are derived when the world size has changed.
         mathematics: Settings that alter what is computed, by dotted name; JSON values. They go into
             every manifest, and a resume with other ones is refused.
@@ -59,7 +73,10 @@ def open(
     """
     settings = Settings(
         every=parse_interval(every),
+        mode=_mode(mode),
+        when_busy=_when_busy(when_busy),
         resume=resume,
+        read_once=read_once,
         seed=seed,
         mathematics=mathematics,
         accept_change=accept_change,
@@ -71,6 +88,19 @@ def open(
         failed_saves_allowed=failed_saves_allowed,
     )
     return Session(open_storage(uri), settings, world or _world_of_group())
+
+
+def _mode(mode: str) -> SaveMode:
+    try:
+        return SaveMode(mode)
+    except ValueError:
+        raise ConfigError(f"mode={mode!r}: choose one of {', '.join(SaveMode)}") from None
+
+
+def _when_busy(when_busy: WhenBusy) -> WhenBusy:
+    if when_busy == "wait" or when_busy == "skip":  # spelled so that mypy follows
+        return when_busy
+    raise ConfigError(f"when_busy={when_busy!r}: choose 'wait' or 'skip'")
 
 
 def _world_of_group() -> World:

@@ -4,13 +4,14 @@ import logging
 
 from keepstep.errors import CommitError
 from keepstep.observability.ledger import Ledger
+from keepstep.session.history import END
 from keepstep.session.results import Restored
-from keepstep.session.saving import Saved
+from keepstep.session.saving import Save
 from keepstep.world import World
 
 logger = logging.getLogger("keepstep.session")
 
-RESERVED_EVENTS = frozenset({"generation", "step", "save", "save_failed"})
+RESERVED_EVENTS = frozenset({"generation", "step", "save", "save_failed", "save_skipped", END})
 """What the session itself writes into the ledger."""
 
 
@@ -50,11 +51,21 @@ def report_restored(restored: Restored, ledger: Ledger, world: World, uri: str) 
         )
 
 
-def report_saved(saved: Saved, ledger: Ledger) -> None:
-    """One line per save. *Ranks:* all; the coordinator logs."""
+def report_saved(saved: Save, ledger: Ledger, *, allocations: int) -> None:
+    """One line per save. *Ranks:* all; the coordinator logs.
+
+    Args:
+        allocations: Of host memory for saving, so far.
+    """
     checkpoint = saved.checkpoint
     seconds = {f"{phase}_s": round(taken, 4) for phase, taken in saved.seconds.items()}
-    ledger.record("save", step=checkpoint.step, checkpoint=checkpoint.name, **seconds)
+    ledger.record(
+        "save",
+        step=checkpoint.step,
+        checkpoint=checkpoint.name,
+        allocations=allocations,
+        **seconds,
+    )
     if saved.manifest is not None:
         logger.info(
             "step=%d outcome=committed bytes=%d objects=%d %s attempt=%s",
@@ -64,6 +75,13 @@ def report_saved(saved: Saved, ledger: Ledger) -> None:
             " ".join(f"{name}={taken:.3f}" for name, taken in seconds.items()),
             checkpoint.attempt,
         )
+
+
+def report_skipped_save(step: int, ledger: Ledger, world: World) -> None:
+    """A save that was due while another was in flight. *Ranks:* all; the coordinator logs."""
+    ledger.record("save_skipped", step=step)
+    if world.is_coordinator:
+        logger.info("step=%d outcome=skipped: the save before it is still in flight", step)
 
 
 def report_failed_save(

@@ -50,22 +50,6 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
-class Save:
-    """A save that succeeded. It has two moments; a synchronous save returns with both behind it."""
-
-    checkpoint: CheckpointId
-    seconds: dict[str, float]
-    """Of each phase, on this rank."""
-
-    def staged(self) -> None:
-        """Return once training may change the tensors again."""
-
-    def committed(self) -> CheckpointId:
-        """Return the checkpoint once it is durable and in the history."""
-        return self.checkpoint
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
     """The ranks agreed to leave the loop after this step, for which a save was made."""
 

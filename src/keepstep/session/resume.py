@@ -15,13 +15,17 @@ from keepstep.checkpoint.engine import (
     check_state_fits,
     is_sharded,
     live_digests,
-    load_state,
+    plan_load,
 )
+from keepstep.checkpoint.planned import PlannedLoad
 from keepstep.checkpoint.reader import ShardReader, Snapshot
+from keepstep.checkpoint.sharing import read_together
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import MANIFEST, CheckpointId
 from keepstep.commit.lineage import claim_generation
 from keepstep.commit.manifest import Manifest
+from keepstep.commit.ranges import merged
+from keepstep.commit.verified import unread
 from keepstep.commit.verify import Damage, check_blocks, check_metadata, is_damaged
 from keepstep.config import explain_change
 from keepstep.elastic.control_group import ControlGroup, raise_first
@@ -77,6 +81,7 @@ class Resumer:
         resume: str | int,
         mathematics: Mapping[str, Any] | None,
         accept_change: bool,
+        read_once: bool = False,
     ) -> None:
         self._storage = storage
         self._catalog = Catalog(storage)
@@ -88,6 +93,7 @@ class Resumer:
         self._resume = resume
         self._mathematics = mathematics
         self._accept_change = accept_change
+        self._read_once = read_once and world.world_size > 1
 
     def run(self) -> Resumed:
         """Restore the newest checkpoint that verifies, and claim the next generation from it.
@@ -133,16 +139,18 @@ class Resumer:
             return Skipped(candidate, damage)
         snapshot = opened[0]
         same_world = snapshot.manifest.world_size == self._world.world_size
-        read: list[dict[str, Any]] = []
         reader = ShardReader(self._storage, snapshot)
-        damage = self._together(
-            candidate, lambda: read.append(load_state(reader, self._state, with_rng=same_world))
-        ) or self._verify_rest(snapshot, reader)
+        planned: list[PlannedLoad] = []
+        self._control.succeed(
+            lambda: planned.append(plan_load(reader, self._state, with_rng=same_world))
+        )
+        damage = self._read(candidate, planned[0], reader) or self._verify_rest(snapshot, reader)
         if damage is not None:
             return Skipped(candidate, damage)
+        self._control.succeed(lambda: self._state.load_dict(planned[0].template))
         state_digest = self._prove_restored(snapshot)
         if same_world:
-            self._state.load_rng(read[0])
+            self._state.load_rng(planned[0].template)
         else:
             self._state.derive_rng(snapshot.manifest.step)
         return Loaded(snapshot.manifest, state_digest)
@@ -171,25 +179,28 @@ class Resumer:
                 "--accept-change."
             )
 
+    def _read(
+        self, candidate: CheckpointId, planned: PlannedLoad, reader: ShardReader
+    ) -> str | None:
+        """Read what was planned, on all ranks; what is damaged, if anything is."""
+        if self._read_once:
+            return self._judge(candidate, read_together(planned, reader, self._control))
+        return self._together(candidate, planned.read)
+
     def _verify_rest(self, snapshot: Snapshot, reader: ShardReader) -> str | None:
         """Read what no rank needed: a checkpoint that is resumed from is whole, every byte of it.
 
         After a change of the world size that is what belonged to single ranks.
         """
-        everywhere = self._control.gather(reader.verified)
-        rest = [
-            (blocks, number)
-            for blocks in snapshot.files.values()
-            for number in range(len(blocks.blocks))
-            if not any(number in verified.get(blocks.file, ()) for verified in everywhere)
-        ]
+        verified = {file: merged(found) for file, found in reader.verified.items()}
+        rest = unread(snapshot.files, self._control.gather(verified))
         mine = rest[self._world.rank :: self._world.world_size]
         return self._together(
             snapshot.manifest.id,
             lambda: _raise_damage(
                 chain.from_iterable(
-                    check_blocks(self._storage, snapshot.manifest, blocks, [number])
-                    for blocks, number in mine
+                    check_blocks(self._storage, snapshot.manifest, snapshot.files[file], numbers)
+                    for file, numbers in mine
                 )
             ),
         )
@@ -214,7 +225,13 @@ class Resumer:
         *Raises:* any other error that any rank found, on all ranks; ``StorageUnavailable`` if the
         coordinator sees no damage where another rank does.
         """
-        problems = self._control.attempt(act)
+        return self._judge(candidate, self._control.attempt(act))
+
+    def _judge(self, candidate: CheckpointId, problems: Mapping[int, KeepstepError]) -> str | None:
+        """What is damaged, if that is what any rank found; the same on every rank.
+
+        *Raises:* as :meth:`_together`.
+        """
         damage = {
             rank: error
             for rank, error in problems.items()

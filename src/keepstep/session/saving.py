@@ -1,35 +1,132 @@
-"""One save, from the tracked objects to a committed checkpoint."""
+"""One save: begun by the training loop, carried through in the background."""
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
-from keepstep.checkpoint.participant import TensorParticipant
+from keepstep.checkpoint.participant import TensorParticipant, TrackedState
+from keepstep.checkpoint.save_engine import SaveEngine, SaveMode
 from keepstep.commit.barrier import CommitBarrier, Store
 from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest, ObjectRecord
-from keepstep.commit.protocol import Timeline, save
+from keepstep.commit.protocol import Attempt, Timeline
+from keepstep.errors import CommitError
+from keepstep.phases import Phase
+from keepstep.session.pacing import SaveCost
 from keepstep.session.resume import is_common
 from keepstep.state.app_state import AppState
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
+logger = logging.getLogger("keepstep.session")
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A save that succeeded."""
+Describe = Callable[[CheckpointId, tuple[ObjectRecord, ...], str], Manifest]
+"""From the attempt, its objects and the state digest to the manifest."""
 
-    checkpoint: CheckpointId
-    seconds: Mapping[str, float]
-    """Of each phase, on this rank."""
-    manifest: Manifest | None
-    """On the coordinator."""
+
+class Save:
+    """A save that was begun. It has two moments: ``staged`` and ``committed``."""
+
+    def __init__(
+        self,
+        checkpoint: CheckpointId,
+        participant: TensorParticipant,
+        timeline: Timeline,
+        *,
+        is_in_background: bool,
+    ) -> None:
+        self.checkpoint = checkpoint
+        """What it is to become."""
+        self._participant = participant
+        self._timeline = timeline
+        self._is_in_background = is_in_background
+        self._waited_seconds = 0.0
+        self._error: BaseException | None = None
+        self._is_over = threading.Event()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each phase took on this rank; of those that are over."""
+        return dict(self._timeline.seconds)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """On the coordinator, once it was made."""
+        return self._participant.published
+
+    @property
+    def cost(self) -> SaveCost:
+        """What it cost this rank; once it is committed."""
+        total = sum(self._timeline.seconds.values())
+        if self._is_in_background:
+            phases = self._timeline.seconds
+            return SaveCost(phases[Phase.PLAN] + phases[Phase.STAGE] + self._waited_seconds, total)
+        return SaveCost(total, total)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the outcome is known on this rank."""
+        return self._is_over.is_set()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is over and the step is not committed."""
+        return self.is_over and isinstance(self._error, CommitError)
+
+    def staged(self) -> None:
+        """Return once training may change the tensors again. *Ranks:* local."""
+        start = time.monotonic()
+        self._participant.await_copied()
+        self._waited_seconds += time.monotonic() - start
+
+    def committed(self) -> CheckpointId:
+        """Return the checkpoint once it is durable and in the history.
+
+        *Ranks:* local. *Blocks:* as long as every rank gives signs of life.
+        *Raises:* ``CommitError`` if the step was not committed; ``FencedError``;
+        ``CoordinationError`` if the process group's store is gone and storage does not know.
+        """
+        self.staged()
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self.checkpoint
+
+    def wait(self) -> None:
+        """Return once the outcome is known, whatever it is. *Ranks:* local."""
+        self._is_over.wait()
+
+    def spoil(self, reason: str) -> None:
+        """Abort it on all ranks if it is still being copied."""
+        self._participant.spoil(reason)
+
+    def carry_out(self, attempt: Attempt) -> None:
+        """Everything after staging. Raises nothing: :meth:`committed` does."""
+        try:
+            attempt.persist()
+        except BaseException as error:  # noqa: BLE001  # whoever asks for the outcome gets it
+            self._error = error
+            if not threading.main_thread().is_alive():
+                logger.warning("step=%d is not committed: %s", attempt.id.step, error)
+        finally:
+            self._participant.release()
+            self._is_over.set()
+
+    def fail(self, error: CommitError) -> None:
+        """There will be no checkpoint: planning failed."""
+        self._error = error
+        self._participant.release()
+        self._is_over.set()
 
 
 class Saver:
     """Makes attempts for one generation of a run.
 
-    *Ranks:* one object each; :meth:`save` is collective.
+    *Ranks:* one object each; :meth:`begin` is collective.
     """
 
     def __init__(
@@ -37,6 +134,7 @@ class Saver:
         storage: Storage,
         store: Store,
         *,
+        mode: SaveMode,
         world: World,
         run: str,
         generation: int,
@@ -45,6 +143,8 @@ class Saver:
     ) -> None:
         self._storage = storage
         self._store = store
+        self._mode = mode
+        self._engine = SaveEngine(mode)
         self._world = world
         self._run = run
         self._generation = generation
@@ -52,53 +152,71 @@ class Saver:
         self._timeout_seconds = timeout_seconds
         self._attempts = 0
 
-    def save(
-        self,
-        state: AppState,
-        step: int,
-        describe: Callable[[CheckpointId, tuple[ObjectRecord, ...], str], Manifest],
-    ) -> Saved:
-        """Commit the tracked objects as ``step``.
+    @property
+    def allocations(self) -> int:
+        """How often host memory was allocated for saving, so far."""
+        return self._engine.allocations
 
-        Args:
-            state: An error of an object's ``state_dict`` aborts the save on all ranks.
-            describe: From the attempt, its objects and the state digest to the manifest.
+    def begin(self, state: AppState, step: int, describe: Describe) -> Save:
+        """Plan and stage; the rest follows in the background, or at once in sync mode.
 
-        *Raises:* ``CommitError``, ``FencedError``: see :func:`keepstep.commit.protocol.save`.
+        *Blocks:* until training may go on; in overlap mode tensors may not change before
+        :meth:`Save.staged`.
+        *Raises:* ``FencedError``, ``InternalError``; whatever else fails shows in the save.
         """
-        attempt = self._next_attempt(step)
         timeline = Timeline(step)
-        described: list[Manifest] = []
-
-        def describe_attempt(objects: tuple[ObjectRecord, ...], state_digest: str) -> Manifest:
-            described.append(describe(attempt, objects, state_digest))
-            return described[0]
+        attempt_id = self._next_attempt(step)
 
         participant = TensorParticipant(
-            state.save_dict,
+            self._engine,
+            TrackedState(
+                collect=state.save_dict,
+                from_coordinator=state.buffer_names,
+                is_common=is_common,
+                guarded=state.guarded,
+            ),
             storage=self._storage,
-            attempt=attempt,
+            attempt=attempt_id,
             world=self._world,
-            describe=describe_attempt,
-            from_coordinator=state.buffer_names,
-            is_common=is_common,
+            describe=partial(describe, attempt_id),
         )
-        barrier = CommitBarrier(
-            self._store,
-            world=self._world,
-            scope=f"keepstep/{self._run}/{self._nonce}/{attempt.attempt}",
-            step=step,
-            timeout_seconds=self._timeout_seconds,
-        )
-        save(
+        is_in_background = self._mode is not SaveMode.SYNC
+        save = Save(attempt_id, participant, timeline, is_in_background=is_in_background)
+        attempt = Attempt(
             participant,
-            attempt=attempt,
+            id=attempt_id,
             storage=self._storage,
-            barrier=barrier,
+            barrier=self._barrier(attempt_id),
             world=self._world,
             timeline=timeline,
         )
-        return Saved(attempt, timeline.seconds, described[0] if described else None)
+        try:
+            attempt.prepare()
+        except CommitError as error:
+            save.fail(error)
+            return save
+        if is_in_background:
+            # Not a daemon: an interpreter that ends without close() waits for it.
+            name = f"keepstep-save-{step}"
+            thread = threading.Thread(target=save.carry_out, args=(attempt,), name=name)
+            with suppress(RuntimeError):  # no thread to be had: then without one
+                thread.start()
+                return save
+        save.carry_out(attempt)
+        return save
+
+    def close(self) -> None:
+        """Free threads and memory. *Ranks:* local; no save may be under way."""
+        self._engine.close()
+
+    def _barrier(self, attempt: CheckpointId) -> CommitBarrier:
+        return CommitBarrier(
+            self._store,
+            world=self._world,
+            scope=f"keepstep/{self._run}/{self._nonce}/{attempt.attempt}",
+            step=attempt.step,
+            timeout_seconds=self._timeout_seconds,
+        )
 
     def _next_attempt(self, step: int) -> CheckpointId:
         """The same on all ranks, and no other try's: the nonce is this generation's alone."""

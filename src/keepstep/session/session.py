@@ -1,43 +1,40 @@
 """The session: one object per rank that keeps a loop's work."""
 
-import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 
 from keepstep import failpoints
 from keepstep._version import __version__
-from keepstep.checkpoint.participant import check_values
+from keepstep.checkpoint.participant import check_storable
+from keepstep.checkpoint.save_engine import SaveMode
 from keepstep.checkpoint.store import C10dStore
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import CheckpointId, ledger_key
 from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.config import Interval
 from keepstep.elastic.control_group import ControlGroup
-from keepstep.errors import CommitAborted, CommitError, ConfigError
+from keepstep.errors import ConfigError
 from keepstep.observability.ledger import Ledger
-from keepstep.session.reporting import (
-    RESERVED_EVENTS,
-    report_failed_save,
-    report_restored,
-    report_saved,
-)
-from keepstep.session.results import Restored, Save, Stop
+from keepstep.session.history import END, failures_before
+from keepstep.session.pacing import Failures, pace_of
+from keepstep.session.reporting import RESERVED_EVENTS, report_restored
+from keepstep.session.results import Restored, Stop
 from keepstep.session.resume import Resumed, Resumer
-from keepstep.session.saving import Saver
+from keepstep.session.saves import Saves
+from keepstep.session.saving import Describe, Save, Saver
 from keepstep.state.app_state import AppState
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
-logger = logging.getLogger("keepstep.session")
+WhenBusy = Literal["wait", "skip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +42,10 @@ class Settings:
     """What :func:`keepstep.open` was given; described there."""
 
     every: Interval
+    mode: SaveMode
+    when_busy: WhenBusy
     resume: str | int
+    read_once: bool | None
     seed: int
     mathematics: Mapping[str, Any] | None
     accept_change: bool
@@ -72,8 +72,6 @@ class Session:
         """Samples consumed by the run, over all ranks."""
         self.tokens = 0
         """Tokens consumed by the run, over all ranks."""
-        self.latest: CheckpointId | None = None
-        """The newest checkpoint this session has restored or committed."""
         self._storage = storage
         self._settings = settings
         self._control = ControlGroup(world, timeout_seconds=settings.step_timeout_seconds)
@@ -82,14 +80,18 @@ class Session:
         self._run = self._control.decide(self._open_run)
         self._generation: _Generation | None = None
         self._metrics: dict[str, float] = {}
-        self._failed_saves = 0
-        self._saved_at = time.monotonic()
         self._stop_reason: str | None = None
+        self._is_closed = False
 
     @property
     def uri(self) -> str:
         """Where the run is kept."""
         return self._storage.uri
+
+    @property
+    def latest(self) -> CheckpointId | None:
+        """The newest checkpoint this session has restored or noticed to be committed."""
+        return self._generation.saves.latest if self._generation else None
 
     @property
     def generation(self) -> int:
@@ -135,18 +137,18 @@ class Session:
             resume=settings.resume,
             mathematics=settings.mathematics,
             accept_change=settings.accept_change,
+            read_once=self._reads_once(),
         ).run()
         manifest = resumed.loaded.manifest if resumed.loaded else None
         if manifest is not None:
             self.step = manifest.step
             self.samples = manifest.progress["samples"]
             self.tokens = manifest.progress["tokens"]
-            self.latest = manifest.id
             self._metrics = dict(manifest.metrics)
         self._generation = self._begin(resumed)
         restored = Restored(
             step=self.step,
-            checkpoint=self.latest,
+            checkpoint=manifest.id if manifest else None,
             generation=resumed.generation,
             world_size_was=manifest.world_size if manifest else None,
             state_digest=resumed.loaded.state_digest if resumed.loaded else None,
@@ -159,11 +161,14 @@ class Session:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Wrap whatever changes tracked tensors: it waits for a snapshot still being copied.
+        """Wrap the optimizer step: it waits for a snapshot that is still being copied.
 
-        Saves are synchronous: ``tick`` returns with the snapshot taken and committed, so the wait
-        is over before it begins.
+        Only in overlap mode is there ever anything to wait for.
+
+        *Ranks:* local.
         """
+        if self._generation is not None:
+            self._generation.saves.await_staged()
         yield
 
     def tick(
@@ -171,7 +176,8 @@ class Session:
     ) -> Stop | None:
         """End an optimizer step: count it, agree with all ranks what is next, save if it is time.
 
-        A save that fails is reported and tried again when the next is due; training goes on.
+        A save goes on in the background, unless the mode is sync. One that fails is reported and
+        tried again when the next is due; training goes on.
 
         Args:
             samples: Consumed by this step over all ranks.
@@ -192,39 +198,37 @@ class Session:
         self.tokens += tokens
         self._note_metrics(metrics, active.ledger)
         failpoints.hit("step.after", step=self.step)
-        save_is_due, stop_is_due = self._control.largest(
-            [self._save_is_due(), self._stop_reason is not None]
+        saves = active.saves
+        saves.check_guarded()
+        save_is_due, stop_is_due, is_busy, has_failed = self._control.largest(
+            [self._save_is_due(), self._stop_reason is not None, saves.is_busy, saves.has_failed]
         )
-        if save_is_due or stop_is_due:
-            self._save_tolerantly()
+        if not is_busy:
+            saves.notice(has_failed=bool(has_failed))
+        if save_is_due and is_busy and not stop_is_due and self._settings.when_busy == "skip":
+            saves.skip(self.step)
+        elif save_is_due or stop_is_due:
+            saves.begin(self._state, self.step, self._describe)
+        if stop_is_due or self._settings.mode is SaveMode.SYNC:
+            saves.finish()
         if not stop_is_due:
             return None
         reasons = self._control.gather(self._stop_reason)
         return Stop(next(reason for reason in reasons if reason is not None), self.step)
 
     def save(self, *, tags: tuple[str, ...] = ()) -> Save:
-        """Commit the current step now.
+        """Save the current step now; a save in flight is waited for.
 
-        *Durability:* the step is committed once this returns.
-        *Raises:* ``CommitError`` if it is not; earlier checkpoints are untouched and training may
-        go on. ``FencedError`` if a newer generation has taken over.
+        *Blocks:* until training may go on: see ``mode`` of :func:`keepstep.open`.
+        *Durability:* the step is committed once :meth:`Save.committed` returns; in sync mode, once
+        this returns.
+        *Raises:* ``CommitError`` if the step is not committed, here in sync mode, else by
+        :meth:`Save.committed`; earlier checkpoints are untouched and training may go on.
+        ``FencedError`` if a newer generation has taken over.
         """
-        active = self._active()
-
-        def describe(
-            attempt: CheckpointId, objects: tuple[ObjectRecord, ...], state_digest: str
-        ) -> Manifest:
-            return self._manifest(attempt, objects, state_digest, tags)
-
-        try:
-            saved = active.saver.save(self._state, self.step, describe)
-        except CommitError as error:
-            active.ledger.record("save_failed", step=self.step, error=str(error))
-            raise
-        self.latest = saved.checkpoint
-        self._saved_at = time.monotonic()
-        report_saved(saved, active.ledger)
-        return Save(saved.checkpoint, dict(saved.seconds))
+        saves = self._active().saves
+        save = saves.begin(self._state, self.step, partial(self._describe, tags))
+        return saves.conclude() if self._settings.mode is SaveMode.SYNC else save
 
     def request_stop(self, reason: str) -> None:
         """Ask all ranks to leave the loop after the next step. *Ranks:* any one is enough."""
@@ -237,8 +241,15 @@ class Session:
         self._active().ledger.record(event, **fields)
 
     def close(self) -> None:
-        """Leave the run as it is. *Ranks:* local."""
-        self._control.close()
+        """Let a save in flight come to its end, and leave the run as it is. *Ranks:* local."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            if self._generation is not None:
+                self._generation.saves.close()
+        finally:
+            self._control.close()
 
     def __enter__(self) -> Self:
         return self
@@ -251,12 +262,18 @@ class Session:
     ) -> None:
         try:
             if kind is None and self._generation is not None:
-                committed_step = self.latest.step if self.latest else 0
-                (is_behind,) = self._control.largest([self.step != committed_step])
-                if is_behind:
-                    self.save()
+                self._commit_last_step(self._generation.saves)
+                self._generation.ledger.record(END, step=self.step)
         finally:
             self.close()
+
+    def _commit_last_step(self, saves: Saves) -> None:
+        saves.finish()
+        committed_step = saves.latest.step if saves.latest else 0
+        (is_behind,) = self._control.largest([self.step != committed_step])
+        if is_behind:
+            saves.begin(self._state, self.step, self._describe)
+            saves.conclude()
 
     def _open_run(self) -> str:
         """*Ranks:* coordinator."""
@@ -265,15 +282,26 @@ class Session:
             return catalog.open_run()
         return str(catalog.run()["run"])  # something must be there already
 
+    def _failures_before(self, generation: int) -> Failures:
+        # The coordinator decides when to save.
+        return (
+            failures_before(self._storage, generation) if self.world.is_coordinator else Failures()
+        )
+
+    def _reads_once(self) -> bool:
+        asked = self._settings.read_once
+        return self._storage.capabilities.is_remote if asked is None else asked
+
     def _check_storable(self) -> None:
         """Refuse now what could not be saved later. *Raises:* ``ConfigError`` on all ranks."""
-        self._control.succeed(lambda: check_values(self._state.save_dict()))
+        self._control.succeed(lambda: check_storable(self._state.save_dict()))
 
     def _begin(self, resumed: Resumed) -> "_Generation":
         key = ledger_key(resumed.generation, self.world.rank)
         saver = Saver(
             self._storage,
             self._store,
+            mode=self._settings.mode,
             world=self.world,
             run=self._run,
             generation=resumed.generation,
@@ -285,52 +313,33 @@ class Session:
             generation=resumed.generation,
             rank=self.world.rank,
         )
-        self._saved_at = time.monotonic()
-        return _Generation(resumed.generation, saver, ledger)
+        saves = Saves(
+            saver,
+            ledger,
+            self._control,
+            world=self.world,
+            latest=resumed.loaded.manifest.id if resumed.loaded else None,
+            failed_saves_allowed=self._settings.failed_saves_allowed,
+            pace=pace_of(self._settings.every, partial(self._failures_before, resumed.generation)),
+        )
+        return _Generation(resumed.generation, saves, ledger)
 
     def _active(self) -> "_Generation":
+        if self._is_closed:
+            raise ConfigError("the session is closed; open another one to go on")
         if self._generation is None:
             raise ConfigError("call restore() after track() and before the loop, on every rank")
         return self._generation
 
     def _save_is_due(self) -> bool:
-        every = self._settings.every
-        if every.steps is not None:
-            return self.step % every.steps == 0
         # One clock decides; the other ranks follow.
-        waited = time.monotonic() - self._saved_at
-        return self.world.is_coordinator and waited >= (every.seconds or math.inf)
+        return self.world.is_coordinator and self._active().saves.pace.is_due(self.step)
 
-    def _save_tolerantly(self) -> None:
-        failure: CommitError | None = None
-        try:
-            self.save()
-        except CommitError as error:
-            failure = error
-        # A rank may have missed an outcome that others know: they count the same all the same.
-        (has_failed,) = self._control.largest([failure is not None])
-        self._failed_saves = self._failed_saves + 1 if has_failed else 0
-        self._saved_at = time.monotonic()
-        if failure is not None:
-            allowed = self._settings.failed_saves_allowed
-            report_failed_save(
-                failure, self.step, self.world, failed=self._failed_saves, allowed=allowed
-            )
-        if self._failed_saves > self._settings.failed_saves_allowed:
-            raise failure or CommitAborted("too many saves in a row have failed on other ranks")
-
-    def _manifest(
-        self,
-        attempt: CheckpointId,
-        objects: tuple[ObjectRecord, ...],
-        state_digest: str,
-        tags: tuple[str, ...],
-    ) -> Manifest:
-        return Manifest(
+    def _describe(self, tags: tuple[str, ...] = ()) -> Describe:
+        """What the manifest of a save that begins now will say."""
+        draft = partial(
+            Manifest,
             run=self._run,
-            step=attempt.step,
-            generation=attempt.generation,
-            attempt=attempt.attempt,
             parent=self.latest,
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             keepstep_version=__version__,
@@ -338,13 +347,24 @@ class Session:
             world_size=self.world.world_size,
             parallel=self._settings.parallel,
             progress=self._progress(),
-            metrics=self._metrics,
+            metrics=dict(self._metrics),
             tags=tags,
             config_digest=self._settings.config_digest,
             mathematics=self._settings.mathematics or {},
-            state_digest=state_digest,
-            objects=objects,
         )
+
+        def describe(
+            attempt: CheckpointId, objects: tuple[ObjectRecord, ...], state_digest: str
+        ) -> Manifest:
+            return draft(
+                step=attempt.step,
+                generation=attempt.generation,
+                attempt=attempt.attempt,
+                state_digest=state_digest,
+                objects=objects,
+            )
+
+        return describe
 
     def _progress(self) -> dict[str, int]:
         progress = {"samples": self.samples, "tokens": self.tokens}
@@ -367,5 +387,5 @@ class _Generation:
     """What a session has once it has restored."""
 
     number: int
-    saver: Saver
+    saves: Saves
     ledger: Ledger

@@ -1,21 +1,20 @@
 """The tracked objects as one nested state dict."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
     set_model_state_dict,
 )
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 from keepstep.errors import ConfigError
-from keepstep.state.names import Names, buffer_names, names_for, parameter_names
-from keepstep.state.optimizer import NamedOptimizer
+from keepstep.state.module import NamedModule, is_extra_state
+from keepstep.state.optimizer import NamedOptimizer, names_for
 from keepstep.state.rng import derive_rng, load_rng_state_dict, rng_state_dict
 from keepstep.state.values import as_one_value
 
@@ -79,10 +78,10 @@ class AppState:
 
     def common_dict(self) -> dict[str, Any]:
         """As :meth:`save_dict`, without what belongs to single ranks."""
-        state: dict[str, Any] = {name: self._module_dict(name) for name in self._modules}
-        state |= {
-            name: optimizer.state_dict() for name, optimizer in self._named_optimizers().items()
-        }
+        modules = self._named_modules()
+        optimizers = self._named_optimizers(modules)
+        state: dict[str, Any] = {name: module.state_dict() for name, module in modules.items()}
+        state |= {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
         state |= {
             name: as_one_value(name, other.state_dict()) for name, other in self._others.items()
         }
@@ -98,7 +97,8 @@ class AppState:
             values: Paths of the checkpoint's entries that are not tensors.
             with_rng: Whether to load this rank's generators.
         """
-        template: dict[str, Any] = {name: self._module_dict(name) for name in self._modules}
+        modules = self._named_modules()
+        template: dict[str, Any] = {name: module.state_dict() for name, module in modules.items()}
         destinations: dict[Path, Any] = {}
         own = (RANKS, rank_name(self._rank))
         by_value = {*self._optimizers, *self._others}
@@ -121,7 +121,7 @@ class AppState:
         """Put back what was loaded into :meth:`template`, the generators excepted."""
         for name, module in self._modules.items():
             # Tensors were loaded in place; extra state has to be handed over.
-            extra = {key: value for key, value in loaded[name].items() if _is_extra_state(key)}
+            extra = {key: value for key, value in loaded[name].items() if is_extra_state(key)}
             if extra:
                 set_model_state_dict(module, extra, options=StateDictOptions(strict=False))
         for name, optimizer in self._named_optimizers().items():
@@ -143,8 +143,8 @@ class AppState:
         Optimizers take what there is.
         """
         expected: dict[Path, TensorSpec | None] = {}
-        for name in self._modules:
-            for key, value in self._module_dict(name).items():
+        for name, module in self._named_modules().items():
+            for key, value in module.state_dict().items():
                 is_tensor = isinstance(value, torch.Tensor)
                 expected[(name, key)] = (tuple(value.shape), value.dtype) if is_tensor else None
         return expected | dict.fromkeys((name,) for name in self._others)
@@ -168,9 +168,26 @@ class AppState:
         """Names of the buffers of all modules, as in the state dict."""
         return {
             f"{name}.{buffer}"
-            for name, module in self._modules.items()
-            for buffer in buffer_names(module)
+            for name, module in self._named_modules().items()
+            for buffer in module.buffer_names()
         }
+
+    def guarded(self) -> Callable[[str], bool]:
+        """Tells by name which tensors of the state dict change in the optimizer step alone.
+
+        Parameters of tracked optimizers do, and their state; a forward pass may change anything
+        else, frozen parameters as well.
+        """
+        groups = [group for o in self._optimizers.values() for group in o.param_groups]
+        held = {parameter for group in groups for parameter in group["params"]}
+        parameters = {
+            f"{name}.{parameter_name}"
+            for name, module in self._named_modules().items()
+            for parameter, parameter_name in module.parameter_names().items()
+            if parameter in held
+        }
+        optimizers = tuple(f"{name}.state." for name in self._optimizers)
+        return lambda fqn: fqn in parameters or fqn.startswith(optimizers)
 
     def optimizer_groups(self) -> dict[str, list[frozenset[str]]]:
         """Names of the parameters in each group of each optimizer."""
@@ -180,14 +197,16 @@ class AppState:
         """Names of the options of each optimizer's groups."""
         return {name: optimizer.options() for name, optimizer in self._named_optimizers().items()}
 
-    def _module_dict(self, name: str) -> dict[str, Any]:
-        return {
-            key: as_one_value(f"{name}.{key}", value) if _is_extra_state(key) else value
-            for key, value in get_model_state_dict(self._modules[name]).items()
-        }
+    def _named_modules(self) -> dict[str, NamedModule]:
+        return {name: NamedModule(name, module) for name, module in self._modules.items()}
 
-    def _named_optimizers(self) -> dict[str, NamedOptimizer]:
-        by_module = self._parameter_names()
+    def _named_optimizers(
+        self, modules: Mapping[str, NamedModule] | None = None
+    ) -> dict[str, NamedOptimizer]:
+        by_module = {
+            name: module.parameter_names()
+            for name, module in (modules or self._named_modules()).items()
+        }
         named = {}
         for name, optimizer in self._optimizers.items():
             held = [p for group in optimizer.param_groups for p in group["params"]]
@@ -201,14 +220,6 @@ class AppState:
             named[name] = NamedOptimizer(name, optimizer, names)
         return named
 
-    def _parameter_names(self) -> dict[str, Names]:
-        for module in self._modules.values():
-            for part in module.modules():
-                if isinstance(part, FSDPModule):
-                    # After a forward without backward a root holds other, unsharded parameters.
-                    part.reshard()
-        return {name: parameter_names(module) for name, module in self._modules.items()}
-
 
 def rank_name(rank: int) -> str:
     """The name below which a rank's own entries are kept."""
@@ -221,11 +232,6 @@ def _refuse_flat_parameters(name: str, module: torch.nn.Module) -> None:
             f"cannot track {name!r}: FullyShardedDataParallel is not supported; shard it with "
             "torch.distributed.fsdp.fully_shard"
         )
-
-
-def _is_extra_state(key: str) -> bool:
-    """Whether a module's entry is what its ``get_extra_state`` returned, of any type."""
-    return key.rpartition(".")[2] == "_extra_state"
 
 
 def _path_order(path: Path) -> tuple[tuple[bool, str | int], ...]:

@@ -13,6 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from keepstep.errors import ConfigError
+from keepstep.state.module import Names
 
 Path = tuple[str | int, ...]
 
@@ -159,6 +160,26 @@ class NamedOptimizer:
                 state = self._optimizer.state.get(parameter, {})
                 if isinstance(state.get("step"), torch.Tensor):
                     state["step"] = state["step"].to(parameter.device if on_device else "cpu")
+
+
+def names_for(held: Sequence[torch.nn.Parameter], by_module: Mapping[str, Names]) -> Names:
+    """The names that an optimizer uses, which modules it has nothing to do with never change.
+
+    Those within the module that has all its parameters; if there is none, with the module's name
+    in front.
+
+    Args:
+        held: The optimizer's parameters.
+        by_module: Names of the parameters of every tracked module.
+    """
+    for names in by_module.values():
+        if all(parameter in names for parameter in held):
+            return names
+    prefixed: Names = {}
+    for module, names in by_module.items():
+        for parameter, name in names.items():
+            prefixed.setdefault(parameter, f"{module}.{name}")
+    return prefixed
 
 
 def _matching(groups: Sequence[frozenset[str]], saved: Sequence[frozenset[str]]) -> list[int]:

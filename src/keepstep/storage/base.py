@@ -29,17 +29,26 @@ class Capabilities:
     """``create`` has exactly one winner among racing writers."""
     append: bool
     """``append`` works, so that a log survives the death of its writer line by line."""
+    is_remote: bool = False
+    """Reading costs more than sending what was read to another rank."""
 
 
 class ObjectWriter(Protocol):
-    """A new object that is being streamed. Not thread-safe."""
+    """A new object that is being written in pieces, in any order. Thread-safe."""
 
-    def write(self, data: Buffer) -> None:
-        """Append ``data``. It may be reused once this returns."""
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put ``data`` at ``offset`` bytes. It may be reused once this returns."""
         ...
 
-    def flush(self) -> None:
-        """Hand everything written so far to the store, without waiting for it to be durable."""
+
+class ObjectReader(Protocol):
+    """An object that is being read in pieces, in any order. Thread-safe."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset``; returns bytes read, fewer only at the object's end."""
         ...
 
 
@@ -73,12 +82,14 @@ class Storage(Protocol):
         """
         ...
 
-    def open_writer(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """Stream a new object; the name must be free.
+    def open_writer(self, key: str, size_bytes: int) -> AbstractContextManager[ObjectWriter]:
+        """Write a new object of ``size_bytes`` in pieces; the name must be free.
 
         Leaving the block normally makes the object durable; leaving it by an exception removes it
         as far as possible. A reader may see an incomplete object meanwhile: nothing may refer to
-        it before the block has ended.
+        it before the block has ended. Every byte must be written, in pieces that do not overlap;
+        pieces of several MiB whose addresses, offsets and sizes are multiples of 4096 bytes are
+        fastest.
 
         *Raises:* ``ObjectExists`` if the name is taken.
         """
@@ -95,15 +106,11 @@ class Storage(Protocol):
         """The whole object. *Raises:* ``ObjectNotFound``."""
         ...
 
-    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
-        """Fill ``buffer`` from ``offset``; returns bytes read, fewer only at the object's end.
+    def open_reader(self, key: str) -> AbstractContextManager[ObjectReader]:
+        """Read an object in pieces; pieces of several MiB, read by a few threads, are fastest.
 
         *Raises:* ``ObjectNotFound``.
         """
-        ...
-
-    def size(self, key: str) -> int:
-        """Size in bytes. *Raises:* ``ObjectNotFound``."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from keepstep.errors import (
     ObjectExists,
@@ -19,9 +18,10 @@ from keepstep.errors import (
     StorageUnavailable,
 )
 from keepstep.storage.base import Buffer, Capabilities, ObjectInfo, check_key, check_prefix
+from keepstep.storage.local_reading import FileReader
+from keepstep.storage.local_writing import FileWriter, sync_file
 
 _TEMPORARY = ".tmp-"
-_WRITER_BUFFER_BYTES = 1 << 20
 _NO_HARD_LINKS = {
     errno.EPERM,
     errno.ENOTSUP,
@@ -69,25 +69,25 @@ class LocalStorage:
                 raise
 
     @contextmanager
-    def open_writer(self, key: str) -> Iterator["_FileWriter"]:
+    def open_writer(self, key: str, size_bytes: int) -> Iterator["_TranslatedWriter"]:
         path = self._path(key)
         with _translated(key):
             self._make_durable_directory(path.parent)
-            file = path.open("xb", buffering=_WRITER_BUFFER_BYTES)
+            file = FileWriter(path)
         try:
-            yield _FileWriter(file, key)
             with _translated(key):
-                file.flush()
-                _sync_file(file.fileno())
-                file.close()
+                file.allocate(size_bytes)
+            yield _TranslatedWriter(file, key)
+            with _translated(key):
+                file.sync()
                 _sync_directory(path.parent)
         except BaseException:
             # Only our own unfinished file is removed: opening it was exclusive.
             with suppress(OSError):
                 path.unlink()
-            with suppress(OSError):
-                file.close()
             raise
+        finally:
+            file.close()
 
     def append(self, key: str, data: Buffer) -> None:
         path = self._path(key)
@@ -104,23 +104,14 @@ class LocalStorage:
         with _translated(key):
             return self._path(key).read_bytes()
 
-    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+    @contextmanager
+    def open_reader(self, key: str) -> Iterator["_TranslatedReader"]:
         with _translated(key):
-            descriptor = os.open(self._path(key), os.O_RDONLY)
-            try:
-                done = 0
-                while done < len(buffer):
-                    count = os.preadv(descriptor, [buffer[done:]], offset + done)
-                    if count == 0:
-                        break
-                    done += count
-                return done
-            finally:
-                os.close(descriptor)
-
-    def size(self, key: str) -> int:
-        with _translated(key):
-            return self._path(key).stat().st_size
+            file = FileReader(self._path(key))
+        try:
+            yield _TranslatedReader(file, key)
+        finally:
+            file.close()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         base = self._root / check_prefix(prefix)
@@ -151,7 +142,7 @@ class LocalStorage:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
-                _sync_file(file.fileno())
+                sync_file(file.fileno())
             yield temporary
         finally:
             with suppress(OSError):
@@ -192,18 +183,28 @@ class LocalStorage:
             _sync_directory(directory)
 
 
-class _FileWriter:
-    def __init__(self, file: IO[bytes], key: str) -> None:
+class _TranslatedWriter:
+    def __init__(self, file: FileWriter, key: str) -> None:
         self._file = file
         self._key = key
 
-    def write(self, data: Buffer) -> None:
+    def write(self, offset: int, data: Buffer) -> None:
         with _translated(self._key):
-            self._file.write(data)
+            self._file.write(offset, data)
 
-    def flush(self) -> None:
+
+class _TranslatedReader:
+    def __init__(self, file: FileReader, key: str) -> None:
+        self._file = file
+        self._key = key
+
+    @property
+    def size_bytes(self) -> int:
+        return self._file.size_bytes
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
         with _translated(self._key):
-            self._file.flush()
+            return self._file.read_into(offset, buffer)
 
 
 def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, int]]:
@@ -247,16 +248,6 @@ def _rename_noreplace(source: Path, target: Path) -> None:
         raise FileExistsError(number, os.strerror(number), str(target))
     msg = "exclusive create is impossible here: neither hard links nor RENAME_NOREPLACE"
     raise OSError(number, msg, str(target))
-
-
-def _sync_file(descriptor: int) -> None:
-    if sys.platform == "darwin":
-        import fcntl
-
-        # fsync on macOS leaves the data in the drive's cache.
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -8,7 +8,10 @@ it.
         def storage(self): return MyStorage(...)
 """
 
+import mmap
+import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,7 +25,8 @@ class StorageConformance:
     def test_put_then_get_returns_the_bytes(self, storage: Storage) -> None:
         storage.put("a/b", b"one")
         assert storage.get("a/b") == b"one"
-        assert storage.size("a/b") == 3
+        with storage.open_reader("a/b") as reader:
+            assert reader.size_bytes == 3
 
     def test_put_replaces(self, storage: Storage) -> None:
         storage.put("a", b"one")
@@ -43,19 +47,16 @@ class StorageConformance:
         storage.put("put", data)
         storage.create("create", data)
         storage.append("append", data)
-        with storage.open_writer("writer") as writer:
-            writer.write(data)
+        with storage.open_writer("writer", 1) as writer:
+            writer.write(0, data)
         assert {storage.get(info.key) for info in storage.list("")} == {b"x"}
 
     def test_missing_objects_are_named(self, storage: Storage) -> None:
-        for read in (
-            storage.get,
-            storage.size,
-            lambda key: storage.read_into(key, 0, memoryview(bytearray(1))),
-        ):
-            with pytest.raises(ObjectNotFound) as caught:
-                read("no/such")
-            assert caught.value.key == "no/such"
+        with pytest.raises(ObjectNotFound) as from_get:
+            storage.get("no/such")
+        with pytest.raises(ObjectNotFound) as from_reader, storage.open_reader("no/such"):
+            pass
+        assert {from_get.value.key, from_reader.value.key} == {"no/such"}
 
     def test_create_refuses_a_taken_name_and_leaves_it(self, storage: Storage) -> None:
         storage.create("a", b"first")
@@ -89,32 +90,51 @@ class StorageConformance:
             assert len(outcomes) == 1
             assert storage.get(f"race/{race}") == b"%d" % outcomes[0]
 
-    def test_writer_streams_in_order(self, storage: Storage) -> None:
-        pieces = [bytes([number]) * 100_000 for number in range(30)]
-        with storage.open_writer("big") as writer:
-            for piece in pieces:
-                writer.write(piece)
+    @pytest.mark.parametrize("piece_bytes", [1, 4096, 100_000, 1 << 20])
+    def test_writer_takes_pieces_in_any_order(self, storage: Storage, piece_bytes: int) -> None:
+        pieces = [bytes([number]) * piece_bytes for number in range(30)]
+        numbers = list(range(30))
+        random.Random(0).shuffle(numbers)
+        with storage.open_writer("big", 30 * piece_bytes) as writer:
+            for number in numbers:
+                writer.write(number * piece_bytes, pieces[number])
         assert storage.get("big") == b"".join(pieces)
 
+    def test_writer_takes_pieces_from_several_threads(self, storage: Storage) -> None:
+        size = 1 << 20
+        with (
+            storage.open_writer("threads", 16 * size + 5) as writer,
+            ThreadPoolExecutor(4) as threads,
+        ):
+            writes = [
+                threads.submit(writer.write, number * size, bytes([number]) * size)
+                for number in range(16)
+            ]
+            writer.write(16 * size, b"tail.")
+            for write in writes:
+                write.result()
+        expected = b"".join(bytes([number]) * size for number in range(16)) + b"tail."
+        assert storage.get("threads") == expected
+
     def test_writer_buffer_may_be_reused_at_once(self, storage: Storage) -> None:
-        buffer = bytearray(2 << 20)
-        with storage.open_writer("reused") as writer:
+        buffer = mmap.mmap(-1, 2 << 20)  # aligned to pages
+        with storage.open_writer("reused", 3 * len(buffer)) as writer:
             for number in range(3):
                 buffer[:] = bytes([number]) * len(buffer)
-                writer.write(memoryview(buffer))
+                writer.write(number * len(buffer), memoryview(buffer))
         assert storage.get("reused") == b"".join(
             bytes([number]) * len(buffer) for number in range(3)
         )
 
     def test_writer_refuses_a_taken_name_and_leaves_it(self, storage: Storage) -> None:
         storage.put("a", b"first")
-        with pytest.raises(ObjectExists), storage.open_writer("a") as writer:
-            writer.write(b"second")
+        with pytest.raises(ObjectExists), storage.open_writer("a", 6) as writer:
+            writer.write(0, b"second")
         assert storage.get("a") == b"first"
 
     def test_failed_writer_leaves_nothing(self, storage: Storage) -> None:
-        with pytest.raises(ZeroDivisionError), storage.open_writer("a/half") as writer:
-            writer.write(b"half")
+        with pytest.raises(ZeroDivisionError), storage.open_writer("a/half", 8) as writer:
+            writer.write(0, b"half")
             raise ZeroDivisionError
         assert list(storage.list("")) == []
 
@@ -132,8 +152,28 @@ class StorageConformance:
     def test_range_reads(self, storage: Storage, offset: int, length: int, expected: bytes) -> None:
         storage.put("digits", b"0123456789")
         buffer = bytearray(length)
-        assert storage.read_into("digits", offset, memoryview(buffer)) == len(expected)
+        with storage.open_reader("digits") as reader:
+            assert reader.read_into(offset, memoryview(buffer)) == len(expected)
         assert buffer[: len(expected)] == expected
+
+    @pytest.mark.parametrize("shift", [0, 64])
+    def test_threads_read_one_large_object_at_once(self, storage: Storage, shift: int) -> None:
+        data = bytes(range(251)) * 40_000  # 10 MB: no block is like another
+        storage.put("large", data)
+        step = 3 << 20
+        memory = memoryview(bytearray(shift + len(data)))[shift:]
+        with storage.open_reader("large") as reader:
+
+            def read(offset: int) -> None:
+                reader.read_into(offset, memory[offset : offset + step])
+
+            offsets = range(0, len(data), step)
+            threads = [threading.Thread(target=read, args=(offset,)) for offset in offsets]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert memory == data
 
     def test_list_is_sorted_recursive_and_by_prefix(self, storage: Storage) -> None:
         for key in ("b/2", "b/10", "a", "b/1/x", "c/1", "bb/1"):

@@ -32,9 +32,9 @@ class MemoryStorage:
             self._objects[key] = bytes(data)
 
     @contextmanager
-    def open_writer(self, key: str) -> Iterator["_MemoryWriter"]:
+    def open_writer(self, key: str, size_bytes: int) -> Iterator["_MemoryWriter"]:
         self.create(key, b"")
-        writer = _MemoryWriter()
+        writer = _MemoryWriter(size_bytes)
         try:
             yield writer
         except BaseException:
@@ -53,13 +53,9 @@ class MemoryStorage:
             except KeyError:
                 raise ObjectNotFound("no such object", key=key) from None
 
-    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
-        data = self.get(key)[offset : offset + len(buffer)]
-        buffer[: len(data)] = data
-        return len(data)
-
-    def size(self, key: str) -> int:
-        return len(self.get(key))
+    @contextmanager
+    def open_reader(self, key: str) -> Iterator["_MemoryReader"]:
+        yield _MemoryReader(self.get(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         check_prefix(prefix)
@@ -75,11 +71,22 @@ class MemoryStorage:
 
 
 class _MemoryWriter:
-    def __init__(self) -> None:
-        self.data = bytearray()
+    def __init__(self, size_bytes: int) -> None:
+        self.data = bytearray(size_bytes)
 
-    def write(self, data: Buffer) -> None:
-        self.data += data
+    def write(self, offset: int, data: Buffer) -> None:
+        self.data[offset : offset + len(data)] = data
 
-    def flush(self) -> None:
-        pass
+
+class _MemoryReader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._data)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        found = self._data[offset : offset + len(buffer)]
+        buffer[: len(found)] = found
+        return len(found)

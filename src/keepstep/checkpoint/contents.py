@@ -1,0 +1,114 @@
+"""What a shard file is to contain, piece by piece: from the tensors themselves, or from a copy."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from queue import SimpleQueue
+from typing import Protocol
+
+import torch
+
+from keepstep.checkpoint.host_memory import CopyStreams, HostBuffer, copy_bytes
+from keepstep.checkpoint.shards import ShardLayout, Values
+
+PIECE_BYTES = 8 << 20
+"""Gathered, hashed while it is warm in the cache, and written by one call."""
+
+
+class Contents(Protocol):
+    """A shard file's bytes. Thread-safe."""
+
+    @property
+    def layout(self) -> ShardLayout: ...
+
+    @property
+    def values(self) -> Values: ...
+
+    def piece(self, start: int, stop: int) -> AbstractContextManager[memoryview]:
+        """The bytes between two places in the file, while the block lasts."""
+        ...
+
+
+class Slabs:
+    """A few buffers of one piece each, made when they are first needed and kept.
+
+    Args:
+        count: At most so many at once; who wants another one waits.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free: SimpleQueue[HostBuffer | None] = SimpleQueue()
+        self._count = count
+        self.allocations = 0
+        for _ in range(count):
+            self._free.put(None)
+
+    @contextmanager
+    def one(self, *, is_pinned: bool) -> Iterator[HostBuffer]:
+        """Borrow a slab. *Blocks:* until one is free."""
+        slab = self._free.get()
+        try:
+            if slab is not None and slab.is_pinned != is_pinned:
+                slab.close()
+                slab = None
+            if slab is None:
+                slab = HostBuffer(PIECE_BYTES, is_pinned=is_pinned)
+                self.allocations += 1
+            yield slab
+        finally:
+            self._free.put(slab)
+
+    def close(self) -> None:
+        """Free the slabs. None may be in use."""
+        for _ in range(self._count):
+            slab = self._free.get()
+            if slab is not None:
+                slab.close()
+            self._free.put(None)
+
+
+class LiveContents:
+    """Gathers each piece from the tensors themselves, which must not change meanwhile.
+
+    Args:
+        sources: The chunk of each slot of the layout, on any device, with any strides.
+    """
+
+    def __init__(
+        self,
+        layout: ShardLayout,
+        sources: Sequence[torch.Tensor],
+        values: Values,
+        slabs: Slabs,
+        streams: CopyStreams,
+    ) -> None:
+        self.layout = layout
+        self.values = values
+        self._sources = sources
+        self._slabs = slabs
+        self._streams = streams
+        self._ready = self._streams.now(sources)
+
+    @contextmanager
+    def piece(self, start: int, stop: int) -> Iterator[memoryview]:
+        is_pinned = bool(self._ready)
+        with self._streams.device(self._ready), self._slabs.one(is_pinned=is_pinned) as slab:
+            view = slab.view[: stop - start]
+            self.layout.write_frames(view, start, stop)
+            with self._streams.after(self._ready):
+                for part in self.layout.parts(start, stop):
+                    source = self._sources[part.number]
+                    copy_bytes(source, part.start, slab, part.offset - start, part.size_bytes)
+            put_values(self.values, self.layout.size_bytes, view, start, stop)
+            yield view
+
+
+def put_values(values: Values, offset: int, image: memoryview, start: int, stop: int) -> None:
+    """Put the part of the values that is between two places in the file into ``image``.
+
+    Args:
+        offset: Of the values in the file.
+        image: Begins at ``start``.
+    """
+    low, high = max(start, offset), min(stop, offset + len(values.data))
+    if low < high:
+        image[low - start : high - start] = values.data[low - offset : high - offset]

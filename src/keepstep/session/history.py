@@ -1,0 +1,52 @@
+"""What the ledgers of earlier generations tell."""
+
+import logging
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from keepstep.commit.catalog import Catalog
+from keepstep.commit.layout import ledger_key
+from keepstep.commit.lineage import read_generation
+from keepstep.errors import KeepstepError, ObjectNotFound
+from keepstep.observability.ledger import read_ledger
+from keepstep.session.pacing import Failures
+from keepstep.storage.base import Storage
+
+logger = logging.getLogger("keepstep.session")
+
+END = "end"
+"""The event of a session that was left without an error."""
+
+_TAIL_BYTES = 4 << 20
+_GENERATIONS = 50
+
+
+def last_events(storage: Storage, generation: int) -> list[dict[str, Any]]:
+    """The end of the coordinator's log of a generation; empty if there is none."""
+    key = ledger_key(generation, 0)
+    with suppress(ObjectNotFound), storage.open_reader(key) as reader:
+        tail = bytearray(min(reader.size_bytes, _TAIL_BYTES))
+        count = reader.read_into(reader.size_bytes - len(tail), memoryview(tail))
+        return read_ledger(bytes(tail[:count]))
+    return []
+
+
+def failures_before(storage: Storage, generation: int) -> Failures:
+    """How often the run has failed so far, and in what time: of the last fifty generations.
+
+    What cannot be read counts for nothing: this only decides how often to save.
+    """
+    count, seconds = 0, 0.0
+    try:
+        earlier = [n for n in Catalog(storage).generations() if n < generation][-_GENERATIONS:]
+        for number in earlier:
+            events = last_events(storage, number)
+            if not events:
+                continue
+            started = datetime.fromisoformat(read_generation(storage, number).started)
+            seconds += max(0.0, float(events[-1]["time"]) - started.timestamp())
+            count += events[-1]["event"] != END
+    except (KeepstepError, KeyError, TypeError, ValueError) as error:
+        logger.warning("how often this run has failed is not known: %s", error)
+    return Failures(count, seconds)

@@ -1,0 +1,143 @@
+"""The saves of a session: one in flight at most, every outcome noticed, failures in a budget."""
+
+import logging
+from collections.abc import Callable
+
+from keepstep.checkpoint.staging import CHANGED_WHILE_COPIED
+from keepstep.commit.layout import CheckpointId
+from keepstep.elastic.control_group import ControlGroup
+from keepstep.errors import CommitAborted, CommitError, InternalError, KeepstepError
+from keepstep.observability.ledger import Ledger
+from keepstep.session.pacing import Pace
+from keepstep.session.reporting import report_failed_save, report_saved, report_skipped_save
+from keepstep.session.saving import Describe, Save, Saver
+from keepstep.state.app_state import AppState
+from keepstep.world import World
+
+logger = logging.getLogger("keepstep.session")
+
+
+class Saves:
+    """*Ranks:* one object each; methods are collective unless they say otherwise."""
+
+    def __init__(
+        self,
+        saver: Saver,
+        ledger: Ledger,
+        control: ControlGroup,
+        *,
+        world: World,
+        latest: CheckpointId | None,
+        failed_saves_allowed: int,
+        pace: Pace,
+    ) -> None:
+        self.latest = latest
+        """The newest checkpoint that was restored or committed, as far as is noticed."""
+        self._saver = saver
+        self._ledger = ledger
+        self._control = control
+        self._world = world
+        self._allowed = failed_saves_allowed
+        self.pace = pace
+        """Decides when the next save is due."""
+        self._failed = 0
+        self._in_flight: Save | None = None
+        self._has_skipped = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is in flight whose outcome this rank does not know. *Ranks:* local."""
+        return self._in_flight is not None and not self._in_flight.is_over
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a save has failed that was not noticed yet. *Ranks:* local."""
+        return self._in_flight is not None and self._in_flight.has_failed
+
+    def await_staged(self) -> None:
+        """Return once the tensors may change. *Ranks:* local."""
+        if self._in_flight is not None:
+            self._in_flight.staged()
+
+    def check_guarded(self) -> None:
+        """Abort a save that is still being copied although a step was taken. *Ranks:* local.
+
+        Most unguarded steps show in the tensors' version counters; those of optimizers that write
+        behind torch's back show here.
+        """
+        if self._in_flight is not None:
+            self._in_flight.spoil(CHANGED_WHILE_COPIED)
+
+    def begin(self, state: AppState, step: int, describe: Callable[[], Describe]) -> Save:
+        """Begin a save once the one in flight is over. *Raises:* as :meth:`notice`."""
+        self.finish()
+        self.pace.began()
+        self._has_skipped = False
+        self._in_flight = self._saver.begin(state, step, describe())
+        return self._in_flight
+
+    def skip(self, step: int) -> None:
+        """Do without a save that is due while another is in flight. *Ranks:* local."""
+        if not self._has_skipped:
+            report_skipped_save(step, self._ledger, self._world)
+        self._has_skipped = True
+
+    def finish(self) -> None:
+        """Wait for the save in flight, if there is one. *Raises:* as :meth:`notice`."""
+        if self._in_flight is None:
+            return
+        self._in_flight.staged()
+        self._in_flight.wait()
+        (has_failed,) = self._control.largest([self.has_failed])
+        self.notice(has_failed=bool(has_failed))
+
+    def notice(self, *, has_failed: bool) -> None:
+        """Take note of the outcome that all ranks know, if there is one.
+
+        Args:
+            has_failed: On any rank: one may have missed an outcome that others know, and all must
+                count alike.
+
+        *Raises:* ``FencedError`` if a newer generation has taken over; ``CommitError`` if more
+        saves in a row have failed than are allowed.
+        """
+        if self._in_flight is None:
+            return
+        step = self._in_flight.checkpoint.step
+        failure: CommitError | None = None
+        try:
+            self.conclude()
+        except CommitError as error:
+            failure = error
+        self._failed = self._failed + 1 if has_failed else 0
+        if failure is not None:
+            report_failed_save(
+                failure, step, self._world, failed=self._failed, allowed=self._allowed
+            )
+        if self._failed > self._allowed:
+            raise failure or CommitAborted("too many saves in a row have failed on other ranks")
+
+    def conclude(self) -> Save:
+        """Wait for the save in flight, and raise what it raised. *Ranks:* local."""
+        save, self._in_flight = self._in_flight, None
+        if save is None:
+            raise InternalError("no save is in flight")
+        try:
+            self.latest = save.committed()
+        except CommitError as error:
+            self.pace.failed()
+            self._ledger.record("save_failed", step=save.checkpoint.step, error=str(error))
+            raise
+        self.pace.ended(save.cost)
+        report_saved(save, self._ledger, allocations=self._saver.allocations)
+        return save
+
+    def close(self) -> None:
+        """Let the save in flight come to its end, and free what saving needs. *Ranks:* local."""
+        try:
+            if self._in_flight is not None:
+                self.conclude()
+        except KeepstepError as error:
+            logger.warning("the last save has failed: %s", error)
+        # Not if waiting was interrupted: the save's thread still needs what this would free.
+        self._saver.close()
