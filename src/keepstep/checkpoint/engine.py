@@ -8,9 +8,10 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.distributed.tensor import DTensor, Replicate
 
+from keepstep.checkpoint.collector import collector_paused
 from keepstep.checkpoint.digest import chunk_digest, combined, format_digest, parse_digest
 from keepstep.checkpoint.mismatch import check_fits
-from keepstep.checkpoint.planned import PlannedLoad, collector_paused
+from keepstep.checkpoint.planned import PlannedLoad
 from keepstep.commit.index import Frame
 from keepstep.errors import InternalError
 

@@ -1,12 +1,10 @@
 """One rank's part in a save: DCP's plans and our writer, in the shape the protocol asks for."""
 
-import gc
 import hashlib
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
+from keepstep.checkpoint.collector import collector_paused
 from keepstep.checkpoint.contents import Contents, LiveContents
 from keepstep.checkpoint.digest import combined, format_digest
 from keepstep.checkpoint.entries import (
@@ -86,7 +85,7 @@ class TensorParticipant:
         """On the coordinator, once it was made."""
 
     def local_plan(self, *, is_whole: bool) -> bytes:
-        with _collector_paused():
+        with collector_paused():
             self._entries, paths = flatten(self._state.collect())
             self._structure = structure_of(self._entries)
             self._planner.set_up_entries(self._entries, paths, self._world.is_coordinator)
@@ -101,7 +100,7 @@ class TensorParticipant:
             return pickle.dumps(_WholePlan(self._whole_plan(), values))
 
     def global_plan(self, local_plans: list[bytes]) -> list[bytes] | None:
-        with _collector_paused():
+        with collector_paused():
             plans: list[_KnownPlan | _WholePlan] = [pickle.loads(plan) for plan in local_plans]
             whole = [plan for plan in plans if isinstance(plan, _WholePlan)]
             if len(whole) == len(plans):
@@ -116,7 +115,7 @@ class TensorParticipant:
             return [pickle.dumps(None)] * len(plans) if is_known else None
 
     def stage(self, plan: bytes, alive: Callable[[], None]) -> None:
-        with _collector_paused(), torch.no_grad():
+        with collector_paused(), torch.no_grad():
             rank_plan = self._take(pickle.loads(plan))
             layout = rank_plan.layout
             items = [slot.item for slot in layout.slots]
@@ -283,18 +282,6 @@ class _Record:
     objects: tuple[ObjectRecord, ...]
     values: Mapping[MetadataIndex, _StorageInfo]
     digest: int
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Making many small objects sets off the cyclic collector again and again, for nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _digest_of_all(values: Mapping[str, bytes]) -> bytes:

@@ -3,7 +3,6 @@
 Between them the ranks of a job can agree that all of them are ready.
 """
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.storage import StorageReader
 
+from keepstep.checkpoint.collector import collector_paused
 from keepstep.checkpoint.planner import LoadPlanner
 from keepstep.errors import InternalError, KeepstepError
 
@@ -45,20 +45,6 @@ class PlannedLoad:
         """
         with _translated(), collector_paused():
             self.reader.read_data(self.plan, self.planner).wait()
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Tens of thousands of objects are made at once and none is garbage: leave the cyclic garbage
-    collector out of it, which would look through all of torch each time their number has grown.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @contextmanager

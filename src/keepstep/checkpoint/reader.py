@@ -20,10 +20,10 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from keepstep import failpoints
+from keepstep.checkpoint.collector import collector_paused
 from keepstep.checkpoint.frames import dtype_from_name
 from keepstep.checkpoint.parallel import for_each
 from keepstep.checkpoint.pieces import Buffers
-from keepstep.checkpoint.planned import collector_paused
 from keepstep.checkpoint.reads import Reads
 from keepstep.checkpoint.stretches import FilePieces, Stretch
 from keepstep.commit.blocks import FileBlocks

@@ -68,8 +68,11 @@ class FileBlocks:
 
     def _folded_digest(self) -> str:
         folded = 0
-        for number, block in enumerate(self.blocks):
-            folded = combine_crc32c(folded, block, self.block_size(number))
+        for block in self.blocks[:-1]:
+            folded = combine_crc32c(folded, block, self.block_bytes)
+        if self.blocks:
+            last = len(self.blocks) - 1
+            folded = combine_crc32c(folded, self.blocks[last], self.block_size(last))
         return f"crc32c:{folded:08x}"
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable
 
-from keepstep.checkpoint.sharing import Division, Part, divide
+from keepstep.checkpoint.division import Division, Part, divide
 from keepstep.commit.ranges import merged
 
 Wanted = list[dict[str, list[int]]]
