@@ -11,7 +11,13 @@ from keepstep.checkpoint.host_memory import CopyStreams, HostBuffer, copy_bytes
 from keepstep.checkpoint.shards import ShardLayout, Values
 
 PIECE_BYTES = 8 << 20
-"""Gathered, hashed while it is warm in the cache, and written by one call."""
+"""Written by one call."""
+
+_PORTION_BYTES = 512 << 10
+"""Gathered and hashed before the next: small enough to be in a core's own cache meanwhile."""
+
+Portion = tuple[int, memoryview]
+"""Where it begins in the file, and its bytes."""
 
 
 class Contents(Protocol):
@@ -23,9 +29,22 @@ class Contents(Protocol):
     @property
     def values(self) -> Values: ...
 
-    def piece(self, start: int, stop: int) -> AbstractContextManager[memoryview]:
+    def piece(self, start: int, stop: int) -> AbstractContextManager["Piece"]:
         """The bytes between two places in the file, while the block lasts."""
         ...
+
+
+class Piece:
+    """Consecutive bytes of a shard file.
+
+    Args:
+        data: Where the bytes are, or will be once all portions were taken.
+        portions: Gives them one after the other, each as soon as it is there.
+    """
+
+    def __init__(self, data: memoryview, portions: Iterator[Portion]) -> None:
+        self.data = data
+        self.portions = portions
 
 
 class Slabs:
@@ -89,17 +108,39 @@ class LiveContents:
         self._ready = self._streams.now(sources)
 
     @contextmanager
-    def piece(self, start: int, stop: int) -> Iterator[memoryview]:
+    def piece(self, start: int, stop: int) -> Iterator[Piece]:
         is_pinned = bool(self._ready)
         with self._streams.device(self._ready), self._slabs.one(is_pinned=is_pinned) as slab:
             view = slab.view[: stop - start]
-            self.layout.write_frames(view, start, stop)
-            with self._streams.after(self._ready):
-                for part in self.layout.parts(start, stop):
-                    source = self._sources[part.number]
-                    copy_bytes(source, part.start, slab, part.offset - start, part.size_bytes)
-            put_values(self.values, self.layout.size_bytes, view, start, stop)
-            yield view
+            if is_pinned:  # a device is waited for once per piece
+                self._gather(slab, start, start, stop)
+                yield Piece(view, portions_of(view, start))
+            else:
+                yield Piece(view, self._gathered(slab, view, start))
+
+    def _gathered(self, slab: HostBuffer, view: memoryview, start: int) -> Iterator[Portion]:
+        for low, portion in portions_of(view, start):
+            self._gather(slab, start, low, low + len(portion))
+            yield low, portion
+
+    def _gather(self, slab: HostBuffer, base: int, start: int, stop: int) -> None:
+        """Put the bytes between two places in the file into a slab that begins at ``base``."""
+        view = slab.view[start - base : stop - base]
+        self.layout.write_frames(view, start, stop)
+        with self._streams.after(self._ready):
+            for part in self.layout.parts(start, stop):
+                source = self._sources[part.number]
+                copy_bytes(source, part.start, slab, part.offset - base, part.size_bytes)
+        put_values(self.values, self.layout.size_bytes, view, start, stop)
+
+
+def portions_of(data: memoryview, start: int) -> Iterator[Portion]:
+    """Cut the bytes from ``start`` on into portions, at multiples of their size in the file."""
+    low, stop = start, start + len(data)
+    while low < stop:
+        high = min(stop, (low // _PORTION_BYTES + 1) * _PORTION_BYTES)
+        yield low, data[low - start : high - start]
+        low = high
 
 
 def put_values(values: Values, offset: int, image: memoryview, start: int, stop: int) -> None:

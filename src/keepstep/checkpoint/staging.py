@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from keepstep.checkpoint.contents import put_values
+from keepstep.checkpoint.contents import Piece, portions_of, put_values
 from keepstep.checkpoint.host_memory import CopyStreams, HostBuffer, copy_bytes
 from keepstep.checkpoint.shards import ShardLayout, Values
 from keepstep.errors import CommitAborted
@@ -121,5 +121,6 @@ class StagedContents:
         self._sources = ()
 
     @contextmanager
-    def piece(self, start: int, stop: int) -> Iterator[memoryview]:
-        yield self._buffer.view[start:stop]
+    def piece(self, start: int, stop: int) -> Iterator[Piece]:
+        data = self._buffer.view[start:stop]
+        yield Piece(data, portions_of(data, start))

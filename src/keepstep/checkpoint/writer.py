@@ -171,7 +171,7 @@ class ShardWriter(StorageWriter):
             if number == 1:
                 failpoints.hit("write.middle", step=self._attempt.step)
             for done in self._each(lambda piece: _write_piece(contents, writer, *piece), batch):
-                checksums.append(done.checksums)
+                checksums += done.checksums
                 for slot, digest in done.digests:
                     digests[slot] ^= digest
                 alive()
@@ -227,7 +227,7 @@ def stock_metadata(metadata: Metadata, places: Mapping[MetadataIndex, _StorageIn
 class _Written:
     """What came of writing one piece."""
 
-    checksums: RunChecksums
+    checksums: list[RunChecksums]
     digests: list[tuple[int, int]]
     """Number of a slot, and what its bytes in this piece add to its content digest."""
 
@@ -245,16 +245,18 @@ def _submitted(
 
 def _write_piece(contents: Contents, writer: ObjectWriter, start: int, stop: int) -> _Written:
     layout = contents.layout
-    with contents.piece(start, stop) as data:
-        checksums = run_checksums(start, data)
-        digests = []
-        for part in layout.parts(start, stop):
-            bytes_of_part = data[part.offset - start : part.offset - start + part.size_bytes]
-            digest = layout.slots[part.number].place.digest(part.start, bytes_of_part)
-            digests.append((part.number, digest))
-        if len(data) != stop - start:
+    checksums: list[RunChecksums] = []
+    digests: list[tuple[int, int]] = []
+    with contents.piece(start, stop) as piece:
+        for low, portion in piece.portions:
+            checksums.append(run_checksums(low, portion))
+            for part in layout.parts(low, low + len(portion)):
+                data = portion[part.offset - low : part.offset - low + part.size_bytes]
+                digest = layout.slots[part.number].place.digest(part.start, data)
+                digests.append((part.number, digest))
+        if len(piece.data) != stop - start:
             raise InternalError(f"bytes {start} to {stop} of the shard are gone")
-        writer.write(start, data)
+        writer.write(start, piece.data)
     return _Written(checksums, digests)
 
 

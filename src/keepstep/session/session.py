@@ -99,7 +99,7 @@ class Session:
 
         *Raises:* ``ConfigError`` before :meth:`restore`.
         """
-        return self._active().number
+        return self._restored().number
 
     def track(self, **objects: Any) -> Self:
         """Name what must come back.
@@ -327,6 +327,9 @@ class Session:
     def _active(self) -> "_Generation":
         if self._is_closed:
             raise ConfigError("the session is closed; open another one to go on")
+        return self._restored()
+
+    def _restored(self) -> "_Generation":
         if self._generation is None:
             raise ConfigError("call restore() after track() and before the loop, on every rank")
         return self._generation
