@@ -107,7 +107,7 @@ def test_a_staged_copy_is_the_same_file_and_stays_it_when_tensors_change(slabs: 
     contents = live(slabs)
     expected = image(contents, PIECE_BYTES)
     sources = [tensor.clone() for tensor in tensors().values()]
-    staging = Staging()
+    staging = Staging(CopyStreams())
     staged = staging.prepare(contents.layout, sources, contents.values, alive)
     staged.copy(range(len(sources)), alive)
     for source in sources:
@@ -121,7 +121,7 @@ def test_a_staged_copy_is_the_same_file_and_stays_it_when_tensors_change(slabs: 
 
 
 def test_staging_grows_only_if_it_must() -> None:
-    staging = Staging()
+    staging = Staging(CopyStreams())
     for rows, allocations in ((1000, 1), (900, 1), (500_000, 2), (10, 2)):
         tensor = torch.ones(rows)
         layout = ShardLayout([item("w", tensor)])

@@ -12,7 +12,7 @@ from keepstep.checkpoint.frames import tensor_memory
 
 logger = logging.getLogger("keepstep.checkpoint")
 
-_SMALL_BYTES = 64 << 10
+SMALL_BYTES = 64 << 10
 _BOUNCE_BYTES = 8 << 20
 _TOUCHED_BYTES = 256 << 20
 _ADVICE = [
@@ -43,10 +43,7 @@ class HostBuffer:
         is_pinned: bool = False,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        self._pages = mmap.mmap(-1, max(size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)
-        for advice in _ADVICE:
-            with suppress(OSError):  # a kernel without it
-                self._pages.madvise(advice)
+        self._pages = fresh_pages(size_bytes)
         self.tensor = torch.frombuffer(self._pages, dtype=torch.uint8)
         """The bytes."""
         for start in range(0, size_bytes, _TOUCHED_BYTES):
@@ -78,6 +75,15 @@ class HostBuffer:
         with suppress(RuntimeError):  # the error is remembered: let this launch run into it
             torch.zeros(1, device="cuda")
         return False
+
+
+def fresh_pages(size_bytes: int) -> mmap.mmap:
+    """Host memory by whole pages, large ones if the kernel has them."""
+    pages = mmap.mmap(-1, max(size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)
+    for advice in _ADVICE:
+        with suppress(OSError):  # a kernel without it
+            pages.madvise(advice)
+    return pages
 
 
 class CopyStreams:
@@ -138,7 +144,7 @@ def copy_bytes(
     """
     address = host_address(source)
     if address is not None:
-        _move(target.address + offset, address + start, size_bytes)
+        move_bytes(target.address + offset, address + start, size_bytes)
         return
     width = source.dtype.itemsize
     # Piece by piece: where elements have to be sorted first, torch makes a copy of all it is given.
@@ -195,7 +201,7 @@ _move_locked = ctypes.PyDLL(None).memmove
 _move_locked.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
-def _move(target: int, source: int, size_bytes: int) -> None:
-    """memmove; large ones without the GIL, small ones with it: taking it back may cost more."""
-    move = _move_locked if size_bytes < _SMALL_BYTES else _move_unlocked
+def move_bytes(target: int, source: int, size_bytes: int) -> None:
+    """memmove between addresses; if it is much, without the GIL: taking that back costs as well."""
+    move = _move_locked if size_bytes < SMALL_BYTES else _move_unlocked
     move(target, source, size_bytes)

@@ -4,13 +4,13 @@ A piece receives its bytes in any order, from several threads, every byte once a
 """
 
 import ctypes
-import mmap
 import threading
 from typing import Protocol
 
 import torch
 
 from keepstep.checkpoint.frames import tensor_memory
+from keepstep.checkpoint.host_memory import SMALL_BYTES, fresh_pages, move_bytes
 from keepstep.checkpoint.spans import Span
 
 
@@ -50,7 +50,7 @@ class DirectPiece:
         pass
 
     def take(self, start: int, data: memoryview) -> None:
-        copy_bytes(self.place(start, start + len(data)), data)
+        _copy(self.place(start, start + len(data)), data)
 
 
 class BouncedPiece:
@@ -99,7 +99,7 @@ class BouncedPiece:
         if len(data) == self.stop - self.start:
             self._land(data)
         else:
-            copy_bytes(self.place(start, start + len(data)), data)
+            _copy(self.place(start, start + len(data)), data)
             self.arrived(len(data))
 
     def _land(self, data: memoryview) -> None:
@@ -140,18 +140,15 @@ class Buffers:
     def _new(self, size_bytes: int) -> memoryview:
         if self._is_pinned:
             return tensor_memory(torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True))
-        memory = mmap.mmap(-1, size_bytes)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)  # every fresh page is a fault
-        return memoryview(memory)
+        return memoryview(fresh_pages(size_bytes))
 
 
-def copy_bytes(target: memoryview, source: memoryview) -> None:
+def _copy(target: memoryview, source: memoryview) -> None:
     """Copy, letting other threads run meanwhile if it is much."""
-    if len(source) < 64 << 10:
+    if len(source) < SMALL_BYTES:
         target[:] = source
     else:
-        ctypes.memmove(_address(target), _address(source), len(source))
+        move_bytes(_address(target), _address(source), len(source))
 
 
 def _address(buffer: memoryview) -> int:

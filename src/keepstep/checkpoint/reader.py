@@ -29,7 +29,7 @@ from keepstep.checkpoint.stretches import FilePieces, Stretch
 from keepstep.commit.blocks import FileBlocks
 from keepstep.commit.index import Frame, RankIndex
 from keepstep.commit.manifest import Manifest
-from keepstep.commit.verified import VerifiedFile, bytes_in, open_verified
+from keepstep.commit.verified import VerifiedFile, open_verified
 from keepstep.commit.verify import read_index
 from keepstep.storage.base import Storage
 
@@ -177,7 +177,7 @@ class ShardReader(StorageReader):
 
 def _read(opened: VerifiedFile, pieces: FilePieces, stretch: Stretch, buffers: Buffers) -> int:
     """Read a stretch, in place or through a buffer; returns bytes read from the store."""
-    count = bytes_in(opened.blocks, stretch.numbers)
+    count = opened.blocks.bytes_in(stretch.numbers)
     piece = stretch.piece
     if piece is not None:
         start = stretch.numbers.start * opened.blocks.block_bytes

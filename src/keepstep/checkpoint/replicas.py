@@ -97,15 +97,13 @@ def _shares(group: _Holders, loads: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _cut(item: WriteItem, room: int) -> list[WriteItem]:
-    """Cut a tensor's chunk so that its first part is at most ``room`` bytes, if that can be.
+    """Cut a chunk of more than ``room`` bytes so that its first part is at most so many.
 
-    Every part is one run of the chunk's bytes.
+    Every part is one run of the chunk's bytes; an element fits into ``room``.
     """
     tensor = described(item)
     sizes = tuple(tensor.chunk.sizes)
-    along = next((d for d, size in enumerate(sizes) if size > 1), None)
-    if along is None:
-        return [item]
+    along = next(d for d, size in enumerate(sizes) if size > 1)
     row_bytes = math.prod(sizes[along + 1 :]) * tensor.properties.dtype.itemsize
     rows = room // row_bytes
     if rows:

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -67,20 +67,18 @@ class GlobalPlan:
         return self._known
 
 
-@dataclass(slots=True)
 class SaveEngine:
     """One rank's means of saving. One save at a time; close it after the last."""
 
-    mode: SaveMode = SaveMode.SYNC
-    plan: RankPlan | None = None
-    global_plan: GlobalPlan | None = None
-    known_values: KnownValues = field(default_factory=dict)
-    staging: Staging = field(default_factory=Staging)
-    streams: CopyStreams = field(default_factory=CopyStreams)
-    slabs: Slabs = field(default_factory=lambda: Slabs(WRITER_THREADS))
-    threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="keepstep")
-    )
+    def __init__(self, mode: SaveMode) -> None:
+        self.mode = mode
+        self.plan: RankPlan | None = None
+        self.global_plan: GlobalPlan | None = None
+        self.known_values: KnownValues = {}
+        self.streams = CopyStreams()
+        self.staging = Staging(self.streams)
+        self.slabs = Slabs(WRITER_THREADS)
+        self.threads = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="keepstep")
 
     @property
     def allocations(self) -> int:

@@ -18,7 +18,7 @@ from keepstep.checkpoint.planned import PlannedLoad
 from keepstep.checkpoint.reader import NUM_THREADS, ShardReader
 from keepstep.checkpoint.reads import Reads
 from keepstep.commit.blocks import FileBlocks
-from keepstep.commit.verified import bad_blocks, bytes_in, calls
+from keepstep.commit.verified import bad_blocks, calls
 from keepstep.errors import CoordinationError, KeepstepError
 
 _BUCKET_BYTES = 32 << 20
@@ -157,14 +157,14 @@ class _Relay:
         for part in bucket.parts:
             blocks = self._reader.files[part.file]
             for numbers in calls(blocks, part.numbers):
-                count = bytes_in(blocks, numbers)
+                count = blocks.bytes_in(numbers)
                 yield _Call(part.file, numbers, buffer[:count])
                 buffer = buffer[count:]
 
     def _size(self, bucket: Bucket) -> int:
         """Bytes of all its blocks."""
         files = self._reader.files
-        return sum(bytes_in(files[part.file], part.numbers) for part in bucket.parts)
+        return sum(files[part.file].bytes_in(part.numbers) for part in bucket.parts)
 
 
 @dataclass(frozen=True, slots=True)

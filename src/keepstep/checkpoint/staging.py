@@ -25,12 +25,12 @@ class Staging:
     the data and nothing else. One save at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, streams: CopyStreams) -> None:
         self.allocations = 0
         """How often memory was allocated, so far."""
         self._buffer: HostBuffer | None = None
         self._layout: ShardLayout | None = None
-        self._streams = CopyStreams()
+        self._streams = streams
 
     def prepare(
         self,

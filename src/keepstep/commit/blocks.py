@@ -43,6 +43,21 @@ class FileBlocks:
         """Bytes in block ``number``."""
         return min(self.block_bytes, self.size_bytes - number * self.block_bytes)
 
+    def bytes_in(self, numbers: range) -> int:
+        """Bytes in consecutive blocks."""
+        start = numbers.start * self.block_bytes
+        return min(numbers.stop * self.block_bytes, self.size_bytes) - start
+
+    def folded(self, numbers: range) -> int:
+        """The CRC32C of consecutive blocks together."""
+        folded = 0
+        for crc in self.blocks[numbers.start : numbers.stop - 1]:
+            folded = combine_crc32c(folded, crc, self.block_bytes)
+        if not numbers:
+            return folded
+        last = numbers[-1]
+        return int(combine_crc32c(folded, self.blocks[last], self.block_size(last)))
+
     def block_is_good(self, number: int, data: Buffer) -> bool:
         """Whether ``data`` is block ``number``, by length and checksum."""
         return len(data) == self.block_size(number) and crc32c(data) == self.blocks[number]
@@ -61,19 +76,10 @@ class FileBlocks:
         packed = bytes.fromhex(data["blocks"])
         blocks = struct.unpack(f">{len(packed) // 4}I", packed)
         found = cls(data["file"], data["bytes"], data["digest"], data["block_bytes"], blocks)
-        if found.digest != found._folded_digest():
+        if found.digest != f"crc32c:{found.folded(range(len(blocks))):08x}":
             msg = "the file's digest is not what its blocks fold to"
             raise InternalError(msg, key=found.file)
         return found
-
-    def _folded_digest(self) -> str:
-        folded = 0
-        for block in self.blocks[:-1]:
-            folded = combine_crc32c(folded, block, self.block_bytes)
-        if self.blocks:
-            last = len(self.blocks) - 1
-            folded = combine_crc32c(folded, self.blocks[last], self.block_size(last))
-        return f"crc32c:{folded:08x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from awscrt.checksums import combine_crc32c, crc32c
+from awscrt.checksums import crc32c
 
 from keepstep.commit.blocks import FileBlocks
 from keepstep.commit.manifest import Manifest
@@ -93,7 +93,7 @@ def open_verified(
 def bad_blocks(blocks: FileBlocks, numbers: range, data: memoryview) -> list[int]:
     """The blocks that consecutive bytes, from the first block on, do not have right or whole."""
     # Checksums fold: one pass over all blocks, without the GIL, finds what one over each would.
-    if len(data) == bytes_in(blocks, numbers) and crc32c(data) == _folded(blocks, numbers):
+    if len(data) == blocks.bytes_in(numbers) and crc32c(data) == blocks.folded(numbers):
         return []
     size = blocks.block_bytes
     starts = [(number - numbers.start) * size for number in numbers]
@@ -102,21 +102,6 @@ def bad_blocks(blocks: FileBlocks, numbers: range, data: memoryview) -> list[int
         for number, start in zip(numbers, starts, strict=True)
         if not blocks.block_is_good(number, data[start : start + size])
     ]
-
-
-def _folded(blocks: FileBlocks, numbers: range) -> int:
-    """The CRC32C of consecutive blocks together."""
-    folded = 0
-    for crc in blocks.blocks[numbers.start : numbers.stop - 1]:
-        folded = combine_crc32c(folded, crc, blocks.block_bytes)
-    last = numbers[-1]
-    return int(combine_crc32c(folded, blocks.blocks[last], blocks.block_size(last)))
-
-
-def bytes_in(blocks: FileBlocks, numbers: range) -> int:
-    """Of consecutive blocks; the file's last one may be short."""
-    start = numbers.start * blocks.block_bytes
-    return min(numbers.stop * blocks.block_bytes, blocks.size_bytes) - start
 
 
 def calls(blocks: FileBlocks, numbers: range) -> Iterator[range]:

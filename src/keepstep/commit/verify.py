@@ -8,7 +8,7 @@ from keepstep.commit.catalog import Catalog
 from keepstep.commit.index import RankIndex
 from keepstep.commit.layout import METADATA, CheckpointId, index_filename
 from keepstep.commit.manifest import Manifest, ObjectRecord
-from keepstep.commit.verified import READ_BYTES, bytes_in, calls, open_verified
+from keepstep.commit.verified import READ_BYTES, calls, open_verified
 from keepstep.errors import CorruptCheckpointError, KeepstepError, ObjectNotFound
 from keepstep.storage.base import Storage
 
@@ -104,9 +104,9 @@ def check_blocks(
         with open_verified(storage, manifest, blocks) as file:
             if file.wrong_size is not None:
                 yield Damage(file.key, file.wrong_size)
-            buffer = memoryview(bytearray(min(READ_BYTES, bytes_in(blocks, wanted))))
+            buffer = memoryview(bytearray(min(READ_BYTES, blocks.bytes_in(wanted))))
             for call in calls(blocks, wanted):
-                outcome = file.examine(call, buffer[: bytes_in(blocks, call)])
+                outcome = file.examine(call, buffer[: blocks.bytes_in(call)])
                 for block, reason in outcome.damaged.items():
                     yield Damage(file.key, reason, block)
     except ObjectNotFound:
