@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RANKS ?= 2
 
-.PHONY: help train test lint drill bench clean
+.PHONY: help train train-s3 test lint drill bench clean
 
 help:
 	@echo "make train   set up, then train the main job on $(RANKS) processes (runs/stdlib; again: it resumes)"
+	@echo "make train-s3  the same with its steps in an S3 server on this machine (runs/s3)"
 	@echo "make test    set up, then run the tests"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make drill   kill ranks in the middle of a save and compare with an uninterrupted run"
@@ -18,6 +19,14 @@ help:
 train: $(VENV)/ready
 	$(BIN)/torchrun --standalone --nproc-per-node $(RANKS) --max-restarts 3 launch/train.py launch/recipes/text.toml
 	$(BIN)/keepstep ls runs/stdlib
+
+# The server ends with the command that it was started for; its data and its port stay.
+WITH_S3 := $(BIN)/python -m keepstep.testing.s3_server --directory runs/s3 --bucket keepstep --
+
+train-s3: $(VENV)/ready
+	$(WITH_S3) $(BIN)/torchrun --standalone --nproc-per-node $(RANKS) --max-restarts 3 launch/train.py \
+		launch/recipes/text.toml --uri s3://keepstep/stdlib
+	$(WITH_S3) $(BIN)/keepstep ls s3://keepstep/stdlib
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest

@@ -39,27 +39,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _list(scenarios)
         return 0
+    output = options.output or _HERE / "results" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(options.directory) as directory:
         _check_space(directory, scenarios)
-        results = _measure(scenarios, directory, timeout_seconds=options.timeout_seconds)
+        results = Results(machine.facts(directory) | {"load_average_start": machine.load_average()})
+        for number, scenario in enumerate(scenarios, start=1):
+            print(f"[{number}/{len(scenarios)}] {scenario.title}", file=sys.stderr, flush=True)
+            results.add(launch(scenario, directory, timeout_seconds=options.timeout_seconds))
+            _write(results, output)  # at once: whoever interrupts an hour of it keeps the rest
+    results.machine["load_average_end"] = machine.load_average()
+    _write(results, output)
     if not torch.cuda.is_available():
         print("CUDA section skipped: torch finds no CUDA device\n")
-    output = options.output or _HERE / "results" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-    claims = [verdict.to_json() for verdict in judge(results)]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(_lines(results.to_json() | {"claims": claims}, depth=5) + "\n")
     _show(results)
     print(f"\nwritten to {output.name}")
     return 1 if any(not problem.peer for problem in results.problems) else 0
 
 
-def _measure(scenarios: Sequence[Scenario], directory: Path, *, timeout_seconds: float) -> Results:
-    results = Results(machine.facts(directory) | {"load_average_start": machine.load_average()})
-    for number, scenario in enumerate(scenarios, start=1):
-        print(f"[{number}/{len(scenarios)}] {scenario.title}", file=sys.stderr, flush=True)
-        results.add(launch(scenario, directory, timeout_seconds=timeout_seconds))
-    results.machine["load_average_end"] = machine.load_average()
-    return results
+def _write(results: Results, output: Path) -> None:
+    claims = [verdict.to_json() for verdict in judge(results)]
+    output.write_text(_lines(results.to_json() | {"claims": claims}, depth=5) + "\n")
 
 
 def _show(results: Results) -> None:

@@ -10,6 +10,7 @@
     |  |- StorageUnavailable                  worth another attempt, later
     |  |- StorageFull
     |  |- StorageDenied (PermissionError)
+    |  |- StoreNotFound                       bucket, region or endpoint is wrong
     |  |- ObjectNotFound (FileNotFoundError)
     |  '- ObjectExists (FileExistsError)      an exclusive create came second
     |- CommitError                            this step is not committed; training may go on
@@ -115,6 +116,12 @@ class StorageDenied(StorageError, PermissionError):
     """Permission refused."""
 
     exit_code = ExitCode.DENIED
+
+
+class StoreNotFound(StorageError):
+    """There is no such store: the bucket, its region or the endpoint is wrong."""
+
+    exit_code = ExitCode.CONFIG
 
 
 class ObjectNotFound(StorageError, FileNotFoundError):

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadIte
 
 from keepstep.checkpoint.pieces import Buffers
 from keepstep.checkpoint.planner import LoadPlanner
-from keepstep.checkpoint.reader import NUM_THREADS, ShardReader, Snapshot
+from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.checkpoint.reads import PIECE_BYTES
 from keepstep.commit.blocks import BLOCK_BYTES
 from keepstep.commit.catalog import Catalog
@@ -171,7 +171,7 @@ def test_columns_come_through_buffers_of_bounded_size(
     target = torch.zeros(8192, 512)
     load_region(tmp_path, "saved", (0, 1024), target)
     assert torch.equal(target, saved[:, 1024:1536])
-    assert sum(made) <= 4 * NUM_THREADS * PIECE_BYTES
+    assert sum(made) <= 4 * LocalStorage.capabilities.concurrency * PIECE_BYTES
 
 
 def test_damage_in_any_block_is_named_and_nothing_hangs(tmp_path: Path) -> None:

@@ -368,6 +368,7 @@ def test_digest_sees_every_setting() -> None:
         "parallel.shard_size": "1",
         "checkpoint.mode": "sync",
         "checkpoint.when_busy": "skip",
+        "checkpoint.when_failing": "pause",
         "checkpoint.read_once": "always",
     }
     beside = {"parallel.shard_size": ["--parallel.strategy", "hsdp"]}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from test_ledger import MemoryLog
 
 from keepstep.commit.blocks import BLOCK_BYTES, fold_checksums, run_checksums, sha256_digest
 from keepstep.commit.catalog import Catalog, Status
@@ -98,8 +99,8 @@ def work(
 ) -> None:
     """Ledgers of steps ``first`` to ``last``, one second each; rank 1 dies in the last line."""
     for rank in range(WORLD_SIZE):
-        lines: list[bytes] = []
-        ledger = Ledger(lines.append, generation=generation, rank=rank)
+        log = MemoryLog()
+        ledger = Ledger(log, generation=generation, rank=rank)
         name = resumed_from.name if resumed_from else None
         times = [began]
         ledger.record("generation", resumed_from=name)
@@ -110,7 +111,7 @@ def work(
             times += [began + step - first + 1] * 2
         dated = (
             json.dumps({**json.loads(line), "time": time}) + "\n"
-            for line, time in zip(lines, times, strict=True)
+            for line, time in zip(log.appended, times, strict=True)
         )
         torn = '{"event":"sam' if rank == 1 else ""
         storage.append(ledger_key(generation, rank), ("".join(dated) + torn).encode())

@@ -34,8 +34,6 @@ from keepstep.commit.verify import read_index
 from keepstep.storage.base import Storage
 
 _MOST_OPEN_FILES = 64
-NUM_THREADS = 4
-"""Enough to keep a disk busy while one of them copies or verifies."""
 
 
 class Snapshot:
@@ -90,6 +88,11 @@ class ShardReader(StorageReader):
         """From the store, so far."""
         self.verified: dict[str, list[range]] = {}
         """Blocks that were read and found good, by file."""
+
+    @property
+    def num_threads(self) -> int:
+        """Reads at a time."""
+        return self._storage.capabilities.concurrency
 
     def reset(self, checkpoint_id: Any = None) -> None:
         pass
@@ -149,7 +152,7 @@ class ShardReader(StorageReader):
             with ExitStack() as stack:
                 opened = {file: stack.enter_context(self.open(file)) for file in files}
                 several = [(opened[file], stretch) for file in files for stretch in stretches[file]]
-                for_each(several, read_one, num_threads=NUM_THREADS)
+                for_each(several, read_one, num_threads=self.num_threads)
 
     @contextmanager
     def open(self, file: str) -> Iterator[VerifiedFile]:

@@ -70,15 +70,15 @@ class GlobalPlan:
 class SaveEngine:
     """One rank's means of saving. One save at a time; close it after the last."""
 
-    def __init__(self, mode: SaveMode) -> None:
+    def __init__(self, mode: SaveMode, *, num_threads: int = WRITER_THREADS) -> None:
         self.mode = mode
         self.plan: RankPlan | None = None
         self.global_plan: GlobalPlan | None = None
         self.known_values: KnownValues = {}
         self.streams = CopyStreams()
         self.staging = Staging(self.streams)
-        self.slabs = Slabs(WRITER_THREADS)
-        self.threads = ThreadPoolExecutor(WRITER_THREADS, thread_name_prefix="keepstep")
+        self.slabs = Slabs(num_threads)
+        self.threads = ThreadPoolExecutor(num_threads, thread_name_prefix="keepstep")
 
     @property
     def allocations(self) -> int:

@@ -15,7 +15,7 @@ from keepstep.checkpoint.division import Bucket, Division, divide
 from keepstep.checkpoint.parallel import for_each
 from keepstep.checkpoint.pieces import Buffers
 from keepstep.checkpoint.planned import PlannedLoad
-from keepstep.checkpoint.reader import NUM_THREADS, ShardReader
+from keepstep.checkpoint.reader import ShardReader
 from keepstep.checkpoint.reads import Reads
 from keepstep.commit.blocks import FileBlocks
 from keepstep.commit.verified import bad_blocks, calls
@@ -139,7 +139,8 @@ class _Relay:
                 bytes_read = opened[call.file].read(call.numbers, call.data)
                 self._reader.note(call.file, call.numbers, bytes_read)
 
-            for_each(list(self._calls(bucket, buffer)), read_call, num_threads=NUM_THREADS)
+            tasks = list(self._calls(bucket, buffer))
+            for_each(tasks, read_call, num_threads=self._reader.num_threads)
         return buffer
 
     def _put_away(self) -> None:

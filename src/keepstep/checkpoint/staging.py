@@ -1,12 +1,14 @@
 """The staged copy of a shard: its file's image in host memory, kept from save to save."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
 from keepstep.checkpoint.contents import Piece, portions_of, put_values
 from keepstep.checkpoint.host_memory import CopyStreams, HostBuffer, copy_bytes
+from keepstep.checkpoint.parallel import for_each
 from keepstep.checkpoint.shards import ShardLayout, Values
 from keepstep.errors import CommitAborted
 
@@ -16,6 +18,13 @@ CHANGED_WHILE_COPIED = (
 )
 
 _ROOM_FOR_VALUES_BYTES = 1 << 20
+
+_COPY_THREADS = 4
+"""One core alone does not get all of the memory's bandwidth."""
+
+_TASK_BYTES = 8 << 20
+_ROUND_TASKS = 128
+"""Copied between two signs of life."""
 
 
 class Staging:
@@ -71,6 +80,14 @@ class Staging:
         return self._buffer
 
 
+class _Part(NamedTuple):
+    """Some bytes of one slot's data."""
+
+    number: int
+    start: int
+    size_bytes: int
+
+
 class StagedContents:
     """A shard file's bytes in staging memory."""
 
@@ -99,11 +116,11 @@ class StagedContents:
         """
         if not numbers:
             return  # not even the streams need be waited for
-        slots = self.layout.slots
+        # A device copies by itself, and its stream is current in this thread alone.
+        num_threads = 1 if self._ready else _COPY_THREADS
         with self._streams.after(self._ready):
-            for number in numbers:
-                slot, source = slots[number], self._sources[number]
-                copy_bytes(source, 0, self._buffer, slot.data_offset, slot.frame.data_bytes)
+            for one_round in _rounds(self._parts(numbers)):
+                for_each(one_round, self._copy_parts, num_threads=num_threads)
                 alive()
 
     def copy_unchanged(self, numbers: Sequence[int]) -> None:
@@ -120,7 +137,36 @@ class StagedContents:
         """Let go of the tensors: everything is copied."""
         self._sources = ()
 
+    def _parts(self, numbers: Sequence[int]) -> Iterator[_Part]:
+        for number in numbers:
+            size_bytes = self.layout.slots[number].frame.data_bytes
+            for start in range(0, size_bytes, _TASK_BYTES):
+                yield _Part(number, start, min(_TASK_BYTES, size_bytes - start))
+
+    @torch.no_grad()
+    def _copy_parts(self, parts: Sequence[_Part]) -> None:
+        for part in parts:
+            offset = self.layout.slots[part.number].data_offset + part.start
+            source = self._sources[part.number]
+            copy_bytes(source, part.start, self._buffer, offset, part.size_bytes)
+
     @contextmanager
     def piece(self, start: int, stop: int) -> Iterator[Piece]:
         data = self._buffer.view[start:stop]
         yield Piece(data, portions_of(data, start))
+
+
+def _rounds(parts: Iterable[_Part]) -> Iterator[list[list[_Part]]]:
+    """Parts in tasks of about the same size, and tasks in rounds."""
+    tasks: list[list[_Part]] = [[]]
+    size_bytes = 0
+    for part in parts:
+        if size_bytes + part.size_bytes > _TASK_BYTES and tasks[-1]:
+            if len(tasks) == _ROUND_TASKS:
+                yield tasks
+                tasks = []
+            tasks.append([])
+            size_bytes = 0
+        tasks[-1].append(part)
+        size_bytes += part.size_bytes
+    yield tasks

@@ -25,6 +25,7 @@ app = App(
 app.command("keepstep.cli.ls:ls", name="ls", help="List the checkpoints of a run.")
 app.command("keepstep.cli.show:show", name="show", help="Lay out one checkpoint.")
 app.command("keepstep.cli.verify:verify", name="verify", help="Check every byte of checkpoints.")
+app.command("keepstep.cli.doctor:doctor", name="doctor", help="Try out a store.")
 app.command("keepstep.cli.drill:drill", name="drill", help="Rehearse failures with real jobs.")
 
 _config = App(name="config", help="Look at settings.")

@@ -12,6 +12,7 @@
 docs/protocol.md says what each crash in between leaves behind.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -108,6 +109,7 @@ class Attempt:
 
     Args:
         timeline: Takes down how long each phase lasts.
+        deadline_seconds: After so long a rank that is still copying or writing gives up.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Attempt:
         barrier: CommitBarrier,
         world: World,
         timeline: Timeline,
+        deadline_seconds: float = math.inf,
     ) -> None:
         self.id = id
         self._participant = participant
@@ -126,6 +129,8 @@ class Attempt:
         self._barrier = barrier
         self._world = world
         self._timeline = timeline
+        self._deadline_seconds = deadline_seconds
+        self._began = time.monotonic()
         self._problem: Exception | None = None
 
     def prepare(self) -> None:
@@ -145,7 +150,7 @@ class Attempt:
             raise
         try:
             with self._timeline.phase(Phase.STAGE):
-                self._participant.stage(plan, self._barrier.alive)
+                self._participant.stage(plan, self._alive)
         except Exception as error:  # noqa: BLE001  # posted in place of a record: all must hear
             self._problem = error
 
@@ -198,9 +203,17 @@ class Attempt:
         if self._problem is not None:
             raise self._problem
         with self._timeline.phase(Phase.WRITE):
-            record = self._participant.write(self._barrier.alive)
+            record = self._participant.write(self._alive)
         failpoints.hit(f"{Phase.ARRIVE}.before", step=self.id.step)
         return record
+
+    def _alive(self) -> None:
+        if time.monotonic() - self._began > self._deadline_seconds:
+            raise CommitAborted(
+                f"the save is not written after {self._deadline_seconds:.0f} s, its deadline",
+                rank=self._world.rank,
+            )
+        self._barrier.alive()
 
     def _conclude(self) -> bytes:
         start = time.monotonic()

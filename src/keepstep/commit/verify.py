@@ -7,7 +7,7 @@ from keepstep.commit.blocks import FileBlocks, sha256_digest
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.index import RankIndex
 from keepstep.commit.layout import METADATA, CheckpointId, index_filename
-from keepstep.commit.manifest import Manifest, ObjectRecord
+from keepstep.commit.manifest import Manifest
 from keepstep.commit.verified import READ_BYTES, calls, open_verified
 from keepstep.errors import CorruptCheckpointError, KeepstepError, ObjectNotFound
 from keepstep.storage.base import Storage
@@ -83,9 +83,7 @@ def read_index(storage: Storage, manifest: Manifest, rank: int) -> RankIndex:
     """
     file = index_filename(rank)
     key = manifest.id.key(file)
-    data = storage.get(key)
-    _check_small(manifest.record(file), data, key)
-    index = RankIndex.from_bytes(data, key)
+    index = RankIndex.from_bytes(read_small(storage, manifest, file), key)
     for blocks in index.files:
         record = manifest.record(blocks.file)
         if (record.size_bytes, record.digest) != (blocks.size_bytes, blocks.digest):
@@ -93,6 +91,18 @@ def read_index(storage: Storage, manifest: Manifest, rank: int) -> RankIndex:
                 f"{key} and the manifest disagree about {blocks.file}", key=key
             )
     return index
+
+
+def read_small(storage: Storage, manifest: Manifest, file: str) -> bytes:
+    """An object that the manifest vouches for as a whole.
+
+    *Raises:* ``CorruptCheckpointError``, ``ObjectNotFound``.
+    """
+    key, record = manifest.id.key(file), manifest.record(file)
+    data = storage.get(key)
+    if len(data) != record.size_bytes or sha256_digest(data) != record.digest:
+        raise CorruptCheckpointError(f"{key} does not match the digest in the manifest", key=key)
+    return data
 
 
 def check_blocks(
@@ -115,16 +125,10 @@ def check_blocks(
 
 def check_metadata(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
     """Compare stock DCP's metadata with its digest. It is not unpickled."""
-    key = manifest.id.key(METADATA)
     try:
-        _check_small(manifest.record(METADATA), storage.get(key), key)
+        read_small(storage, manifest, METADATA)
     except (CorruptCheckpointError, ObjectNotFound) as error:
         yield _damage(error)
-
-
-def _check_small(record: ObjectRecord, data: bytes, key: str) -> None:
-    if len(data) != record.size_bytes or sha256_digest(data) != record.digest:
-        raise CorruptCheckpointError(f"{key} does not match the digest in the manifest", key=key)
 
 
 def _damage(error: CorruptCheckpointError | ObjectNotFound) -> Damage:

@@ -124,9 +124,22 @@ class CheckpointConfig(_Section):
     read_once: Literal["auto", "always", "never"] = "auto"
     """Read replicas once at a resume and send them on; ``auto``: if the store is remote."""
     timeout_seconds: PositiveFloat = 120.0
-    """Longest wait of a save for its slowest rank."""
+    """Longest wait of a save for a rank that gives no sign of life."""
+    deadline_seconds: PositiveFloat = 1800.0
+    """Longest that a rank copies and writes before it gives a save up."""
     failed_saves_allowed: NonNegativeInt = 10
-    """Failed saves in a row after which training stops."""
+    """Failed saves in a row after which ``when_failing`` applies."""
+    when_failing: Literal["stop", "continue", "pause"] = "stop"
+    """Stop training, go on without checkpoints, or wait until one is committed."""
+    longest_pause_seconds: PositiveFloat = 3600.0
+    """After which training stops all the same."""
+
+
+class StorageConfig(_Section):
+    single_writer: bool = False
+    """Use a store that cannot create exclusively: never start two jobs on the run then."""
+    retry_seconds: PositiveFloat = 60.0
+    """How long a request to a remote store is repeated before it has failed."""
 
 
 class Config(_Section):
@@ -147,6 +160,7 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -50,7 +50,12 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
             samples_per_epoch=task.num_samples,
             timeout_seconds=config.checkpoint.timeout_seconds,
             step_timeout_seconds=config.parallel.timeout_seconds,
+            deadline_seconds=config.checkpoint.deadline_seconds,
             failed_saves_allowed=config.checkpoint.failed_saves_allowed,
+            when_failing=config.checkpoint.when_failing,
+            longest_pause_seconds=config.checkpoint.longest_pause_seconds,
+            single_writer=config.storage.single_writer,
+            retry_seconds=config.storage.retry_seconds,
         ) as session:
             summary = train(session, task, config, device)
         logger.info("done %s committed=%s", summary, committed_step(session))

@@ -1,25 +1,35 @@
 """The ledger: one append-only log per rank and generation, one JSON object a line.
 
-Its lines survive the death of the process that wrote them, so that the next start can say what was
-lost. Nothing but reports rests on it: which checkpoints exist is decided by the manifests alone.
+Its lines outlive the process that wrote them (on object stores: those of its last seconds may not),
+so that the next start can say what was lost. Nothing but reports rests on it: which checkpoints
+exist is decided by the manifests alone.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from keepstep.errors import StorageError
 
 logger = logging.getLogger("keepstep.ledger")
 
 
-class Ledger:
-    """Writes events. ``append`` adds bytes to the log; where it fails, training goes on without."""
+class Log(Protocol):
+    """Where the lines go."""
 
-    def __init__(self, append: Callable[[bytes], None], *, generation: int, rank: int) -> None:
-        self._append = append
+    def append(self, data: bytes, /) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Ledger:
+    """Writes events into a log. Where that fails, training goes on without."""
+
+    def __init__(self, log: Log, *, generation: int, rank: int) -> None:
+        self._log = log
         self._is_failing = False
         self._common = {"generation": generation, "rank": rank}
 
@@ -27,12 +37,26 @@ class Ledger:
         """Write one line: the event, the time (Unix seconds), and the fields (JSON values)."""
         line = {"event": event, **fields, "time": round(time.time(), 3), **self._common}
         try:
-            self._append((json.dumps(line, separators=(",", ":")) + "\n").encode())
+            self._log.append((json.dumps(line, separators=(",", ":")) + "\n").encode())
             self._is_failing = False
         except StorageError as error:
-            if not self._is_failing:
-                logger.warning("the ledger cannot be written, events are lost: %s", error)
-            self._is_failing = True
+            self._report(error)
+
+    def flush(self) -> None:
+        """See to it that what was recorded outlives this process, if the store answers."""
+        try:
+            self._log.flush()
+        except StorageError as error:
+            self._report(error)
+
+    def close(self) -> None:
+        """Flush, and free what the log needed."""
+        self._log.close()
+
+    def _report(self, error: StorageError) -> None:
+        if not self._is_failing:
+            logger.warning("the ledger cannot be written, events are lost: %s", error)
+        self._is_failing = True
 
 
 def read_ledger(data: bytes) -> list[dict[str, Any]]:

@@ -1,17 +1,17 @@
 """What the ledgers of earlier generations tell."""
 
 import logging
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import ledger_key
 from keepstep.commit.lineage import read_generation
-from keepstep.errors import KeepstepError, ObjectNotFound
+from keepstep.errors import KeepstepError
 from keepstep.observability.ledger import read_ledger
 from keepstep.session.pacing import Failures
 from keepstep.storage.base import Storage
+from keepstep.storage.log import read_log
 
 logger = logging.getLogger("keepstep.session")
 
@@ -24,12 +24,7 @@ _GENERATIONS = 50
 
 def last_events(storage: Storage, generation: int) -> list[dict[str, Any]]:
     """The end of the coordinator's log of a generation; empty if there is none."""
-    key = ledger_key(generation, 0)
-    with suppress(ObjectNotFound), storage.open_reader(key) as reader:
-        tail = bytearray(min(reader.size_bytes, _TAIL_BYTES))
-        count = reader.read_into(reader.size_bytes - len(tail), memoryview(tail))
-        return read_ledger(bytes(tail[:count]))
-    return []
+    return read_ledger(read_log(storage, ledger_key(generation, 0), last_bytes=_TAIL_BYTES))
 
 
 def failures_before(storage: Storage, generation: int) -> Failures:

@@ -10,8 +10,9 @@ from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.checkpoint.stock import StockReader
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import STEPS, CheckpointId
+from keepstep.errors import ConfigError
 from keepstep.state.app_state import AppState
-from keepstep.storage.local import LocalStorage
+from keepstep.storage.opening import open_storage
 
 
 def load(path: str | Path, **objects: Any) -> None:
@@ -27,7 +28,8 @@ def load(path: str | Path, **objects: Any) -> None:
     *Ranks:* local; in a process group call it on all ranks, and sharded objects read their shards.
 
     Args:
-        path: The checkpoint's own directory.
+        path: The checkpoint's own directory; one of keepstep's may be in any store, as
+            ``s3://bucket/run/steps/NAME``.
         objects: As for :meth:`Session.track`, under the names they were saved by. What was saved
             under other names is left alone.
 
@@ -36,14 +38,19 @@ def load(path: str | Path, **objects: Any) -> None:
     """
     state = AppState(rank=0, seed=0)
     state.track(objects)
-    reader = _reader(Path(path).absolute())
+    reader = _reader(str(path))
     check_state_fits(reader, state, where=str(path), is_partial=True)
     load_state(reader, state, with_rng=False)
 
 
-def _reader(directory: Path) -> StorageReader:
-    checkpoint = CheckpointId.parse(directory.name)
-    if checkpoint is None or directory.parent.name != STEPS.rstrip("/"):
-        return StockReader(directory)
-    storage = LocalStorage(directory.parent.parent)
+def _reader(path: str) -> StorageReader:
+    is_uri = "://" in path
+    whole = path.rstrip("/") if is_uri else str(Path(path).absolute())
+    run, _, name = whole.rpartition(f"/{STEPS}")
+    checkpoint = CheckpointId.parse(name)
+    if checkpoint is None:
+        if is_uri:
+            raise ConfigError(f"{path} is no checkpoint of keepstep's: write URI/{STEPS}NAME")
+        return StockReader(Path(whole))
+    storage = open_storage(run)
     return ShardReader(storage, Snapshot.open(storage, Catalog(storage).manifest(checkpoint)))

@@ -8,8 +8,10 @@ import torch.distributed as dist
 from keepstep.checkpoint.save_engine import SaveMode
 from keepstep.config import parse_interval
 from keepstep.errors import ConfigError
+from keepstep.session.saves import WhenFailing
 from keepstep.session.session import Session, Settings, WhenBusy
 from keepstep.storage.opening import open_storage
+from keepstep.storage.retrying import RetryPolicy
 from keepstep.world import World
 
 Resume = Literal["auto", "must", "never"] | int
@@ -31,7 +33,12 @@ def open(
     samples_per_epoch: int | None = None,
     timeout_seconds: float = 120.0,
     step_timeout_seconds: float = 1800.0,
+    deadline_seconds: float = 1800.0,
     failed_saves_allowed: int = 10,
+    when_failing: WhenFailing = "stop",
+    longest_pause_seconds: float = 3600.0,
+    single_writer: bool = False,
+    retry_seconds: float = 60.0,
     world: World | None = None,
 ) -> Session:
     """Open a run: its history is below ``uri``, and this process group is about to extend it.
@@ -41,7 +48,8 @@ def open(
     *Ranks:* collective; initialize the process group first, if there is more than one rank.
 
     Args:
-        uri: A directory that all ranks share. It is made if it is not there.
+        uri: A directory that all ranks share, made if it is not there; or ``s3://bucket/prefix``;
+            or what fsspec knows.
         every: How often ``tick`` saves: steps (``50``, ``"50steps"``) or time (``"30s"``,
             ``"10min"``, ``"1h"``), or ``"auto"``: whatever loses the least time, from the measured
             cost of a save and the failures of this run so far.
@@ -66,7 +74,14 @@ def open(
         timeout_seconds: The longest that a save waits for a rank that gives no sign of life.
         step_timeout_seconds: The longest that ``tick`` and ``restore`` wait for a rank that is
             still computing or loading.
-        failed_saves_allowed: Failed saves in a row before training stops.
+        deadline_seconds: The longest that a rank copies and writes before it gives a save up.
+        failed_saves_allowed: Failed saves in a row before ``when_failing`` applies.
+        when_failing: What follows: ``"stop"`` with an error; ``"pause"`` training and try again
+            until a save is committed, for ``longest_pause_seconds`` at most; or ``"continue"``,
+            trying again whenever a save is due.
+        single_writer: Whether to use a store that cannot create objects exclusively. You then vouch
+            that never two jobs work on the run at a time: nothing else keeps them apart.
+        retry_seconds: How long a request to a remote store is repeated before it has failed.
         world: Who this process is; taken from the process group by default.
 
     *Raises:* ``ConfigError``; ``StorageError`` if the store cannot be written.
@@ -85,9 +100,15 @@ def open(
         samples_per_epoch=samples_per_epoch,
         timeout_seconds=timeout_seconds,
         step_timeout_seconds=step_timeout_seconds,
+        deadline_seconds=deadline_seconds,
         failed_saves_allowed=failed_saves_allowed,
+        when_failing=_when_failing(when_failing),
+        longest_pause_seconds=longest_pause_seconds,
+        single_writer=single_writer,
     )
-    return Session(open_storage(uri), settings, world or _world_of_group())
+    policy = RetryPolicy(timeout_seconds=retry_seconds)
+    storage = open_storage(uri, single_writer=single_writer, policy=policy)
+    return Session(storage, settings, world or _world_of_group())
 
 
 def _mode(mode: str) -> SaveMode:
@@ -101,6 +122,12 @@ def _when_busy(when_busy: WhenBusy) -> WhenBusy:
     if when_busy == "wait" or when_busy == "skip":  # spelled so that mypy follows
         return when_busy
     raise ConfigError(f"when_busy={when_busy!r}: choose 'wait' or 'skip'")
+
+
+def _when_failing(when_failing: WhenFailing) -> WhenFailing:
+    if when_failing in ("stop", "continue", "pause"):
+        return when_failing
+    raise ConfigError(f"when_failing={when_failing!r}: choose 'stop', 'continue' or 'pause'")
 
 
 def _world_of_group() -> World:

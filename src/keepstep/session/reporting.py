@@ -3,10 +3,12 @@
 import logging
 
 from keepstep.errors import CommitError
+from keepstep.observability.counters import COUNTERS
 from keepstep.observability.ledger import Ledger
 from keepstep.session.history import END
 from keepstep.session.results import Restored
 from keepstep.session.saving import Save
+from keepstep.storage.retrying import RETRIES
 from keepstep.world import World
 
 logger = logging.getLogger("keepstep.session")
@@ -64,6 +66,7 @@ def report_saved(saved: Save, ledger: Ledger, *, allocations: int) -> None:
         step=checkpoint.step,
         checkpoint=checkpoint.name,
         allocations=allocations,
+        storage_retries=COUNTERS.total(RETRIES),
         **seconds,
     )
     if saved.manifest is not None:
@@ -82,6 +85,16 @@ def report_skipped_save(step: int, ledger: Ledger, world: World) -> None:
     ledger.record("save_skipped", step=step)
     if world.is_coordinator:
         logger.info("step=%d outcome=skipped: the save before it is still in flight", step)
+
+
+def report_pause(seconds: float, longest_seconds: float, world: World) -> None:
+    """Training waits for the store. *Ranks:* all; the coordinator logs."""
+    if world.is_coordinator:
+        logger.warning(
+            "training is paused for %.0f of at most %.0f s: no save can be committed",
+            seconds,
+            longest_seconds,
+        )
 
 
 def report_failed_save(

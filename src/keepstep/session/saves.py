@@ -1,7 +1,9 @@
 """The saves of a session: one in flight at most, every outcome noticed, failures in a budget."""
 
 import logging
+import time
 from collections.abc import Callable
+from typing import Literal
 
 from keepstep.checkpoint.staging import CHANGED_WHILE_COPIED
 from keepstep.commit.layout import CheckpointId
@@ -9,12 +11,22 @@ from keepstep.elastic.control_group import ControlGroup
 from keepstep.errors import CommitAborted, CommitError, InternalError, KeepstepError
 from keepstep.observability.ledger import Ledger
 from keepstep.session.pacing import Pace
-from keepstep.session.reporting import report_failed_save, report_saved, report_skipped_save
+from keepstep.session.reporting import (
+    report_failed_save,
+    report_pause,
+    report_saved,
+    report_skipped_save,
+)
 from keepstep.session.saving import Describe, Save, Saver
 from keepstep.state.app_state import AppState
 from keepstep.world import World
 
 logger = logging.getLogger("keepstep.session")
+
+WhenFailing = Literal["stop", "continue", "pause"]
+
+_PAUSE_SECONDS = 5.0
+"""Between two tries of a job that is held up."""
 
 
 class Saves:
@@ -29,6 +41,8 @@ class Saves:
         world: World,
         latest: CheckpointId | None,
         failed_saves_allowed: int,
+        when_failing: WhenFailing,
+        longest_pause_seconds: float,
         pace: Pace,
     ) -> None:
         self.latest = latest
@@ -38,11 +52,19 @@ class Saves:
         self._control = control
         self._world = world
         self._allowed = failed_saves_allowed
+        self._when_failing = when_failing
+        self._longest_pause_seconds = longest_pause_seconds
         self.pace = pace
         """Decides when the next save is due."""
         self._failed = 0
+        self._failure: CommitError | None = None
         self._in_flight: Save | None = None
         self._has_skipped = False
+
+    @property
+    def holds_training(self) -> bool:
+        """Whether training has to pause until a save is committed. The same on all ranks."""
+        return self._failed > self._allowed and self._when_failing == "pause"
 
     @property
     def is_busy(self) -> bool:
@@ -99,7 +121,7 @@ class Saves:
                 count alike.
 
         *Raises:* ``FencedError`` if a newer generation has taken over; ``CommitError`` if more
-        saves in a row have failed than are allowed.
+        saves in a row have failed than are allowed, and training is to stop then.
         """
         if self._in_flight is None:
             return
@@ -114,8 +136,33 @@ class Saves:
             report_failed_save(
                 failure, step, self._world, failed=self._failed, allowed=self._allowed
             )
-        if self._failed > self._allowed:
-            raise failure or CommitAborted("too many saves in a row have failed on other ranks")
+        if has_failed:
+            self._failure = failure or CommitAborted("the save has failed on other ranks")
+        if self._failed > self._allowed and self._when_failing == "stop":
+            raise self._failure or CommitAborted("too many saves in a row have failed")
+
+    def hold(self, begin: Callable[[], Save], *, stop_is_due: Callable[[], bool]) -> None:
+        """Keep training waiting, trying to save again and again, until a step is committed.
+
+        *Blocks:* at most ``longest_pause_seconds``, and as long as the last try takes.
+        *Raises:* what the last try raised, once that time is over; ``FencedError``.
+
+        Args:
+            begin: Begins a save of the step at which training waits.
+            stop_is_due: Whether this rank wants to leave all the same.
+        """
+        began = time.monotonic()
+        while self.holds_training:
+            has_lasted = time.monotonic() - began > self._longest_pause_seconds
+            is_over, leaves = self._control.largest([has_lasted, stop_is_due()])
+            if leaves:
+                return
+            if is_over:
+                raise self._failure or CommitAborted("no save was committed in the longest pause")
+            report_pause(time.monotonic() - began, self._longest_pause_seconds, self._world)
+            time.sleep(_PAUSE_SECONDS)
+            begin()
+            self.finish()
 
     def conclude(self) -> Save:
         """Wait for the save in flight, and raise what it raised. *Ranks:* local."""

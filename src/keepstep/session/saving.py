@@ -104,9 +104,10 @@ class Save:
         """Abort it on all ranks if it is still being copied."""
         self._participant.spoil(reason)
 
-    def carry_out(self, attempt: Attempt) -> None:
+    def carry_out(self, attempt: Attempt, before_commit: Callable[[], None]) -> None:
         """Everything after staging. Raises nothing: :meth:`committed` does."""
         try:
+            before_commit()
             attempt.persist()
         except BaseException as error:  # noqa: BLE001  # whoever asks for the outcome gets it
             self._error = error
@@ -126,6 +127,9 @@ class Save:
 class Saver:
     """Makes attempts for one generation of a run.
 
+    Args:
+        before_commit: Called in the background of every save, before it is written.
+
     *Ranks:* one object each; :meth:`begin` is collective.
     """
 
@@ -140,16 +144,20 @@ class Saver:
         generation: int,
         nonce: str,
         timeout_seconds: float,
+        deadline_seconds: float,
+        before_commit: Callable[[], None],
     ) -> None:
         self._storage = storage
         self._store = store
         self._mode = mode
-        self._engine = SaveEngine(mode)
+        self._engine = SaveEngine(mode, num_threads=storage.capabilities.concurrency)
         self._world = world
         self._run = run
         self._generation = generation
         self._nonce = nonce
         self._timeout_seconds = timeout_seconds
+        self._deadline_seconds = deadline_seconds
+        self._before_commit = before_commit
         self._attempts = 0
 
     @property
@@ -189,6 +197,7 @@ class Saver:
             barrier=self._barrier(attempt_id),
             world=self._world,
             timeline=timeline,
+            deadline_seconds=self._deadline_seconds,
         )
         try:
             attempt.prepare()
@@ -198,11 +207,12 @@ class Saver:
         if is_in_background:
             # Not a daemon: an interpreter that ends without close() waits for it.
             name = f"keepstep-save-{step}"
-            thread = threading.Thread(target=save.carry_out, args=(attempt,), name=name)
+            work = partial(save.carry_out, attempt, self._before_commit)
+            thread = threading.Thread(target=work, name=name)
             with suppress(RuntimeError):  # no thread to be had: then without one
                 thread.start()
                 return save
-        save.carry_out(attempt)
+        save.carry_out(attempt, self._before_commit)
         return save
 
     def close(self) -> None:

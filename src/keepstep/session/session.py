@@ -25,13 +25,15 @@ from keepstep.errors import ConfigError
 from keepstep.observability.ledger import Ledger
 from keepstep.session.history import END, failures_before
 from keepstep.session.pacing import Failures, pace_of
+from keepstep.session.premises import abort_stale_uploads, check_exclusive_create
 from keepstep.session.reporting import RESERVED_EVENTS, report_restored
 from keepstep.session.results import Restored, Stop
 from keepstep.session.resume import Resumed, Resumer
-from keepstep.session.saves import Saves
+from keepstep.session.saves import Saves, WhenFailing
 from keepstep.session.saving import Describe, Save, Saver
 from keepstep.state.app_state import AppState
 from keepstep.storage.base import Storage
+from keepstep.storage.log import open_log
 from keepstep.world import World
 
 WhenBusy = Literal["wait", "skip"]
@@ -54,7 +56,11 @@ class Settings:
     samples_per_epoch: int | None
     timeout_seconds: float
     step_timeout_seconds: float
+    deadline_seconds: float
     failed_saves_allowed: int
+    when_failing: WhenFailing
+    longest_pause_seconds: float
+    single_writer: bool
 
 
 class Session:
@@ -188,9 +194,9 @@ class Session:
         Returns:
             What to stop for, after a save, or ``None`` to go on.
 
-        *Raises:* ``FencedError`` if a newer generation has taken over; ``CommitError`` once
-        ``failed_saves_allowed`` saves in a row have failed; ``CoordinationError`` if ranks are
-        missing.
+        *Raises:* ``FencedError`` if a newer generation has taken over; ``CommitError`` once more
+        than ``failed_saves_allowed`` saves in a row have failed, unless ``when_failing`` says
+        otherwise; ``CoordinationError`` if ranks are missing.
         """
         active = self._active()
         self.step += 1
@@ -211,6 +217,11 @@ class Session:
             saves.begin(self._state, self.step, self._describe)
         if stop_is_due or self._settings.mode is SaveMode.SYNC:
             saves.finish()
+        if saves.holds_training:
+            saves.hold(
+                lambda: saves.begin(self._state, self.step, self._describe),
+                stop_is_due=lambda: self._stop_reason is not None,
+            )
         if not stop_is_due:
             return None
         reasons = self._control.gather(self._stop_reason)
@@ -248,6 +259,7 @@ class Session:
         try:
             if self._generation is not None:
                 self._generation.saves.close()
+                self._generation.ledger.close()
         finally:
             self._control.close()
 
@@ -277,6 +289,7 @@ class Session:
 
     def _open_run(self) -> str:
         """*Ranks:* coordinator."""
+        check_exclusive_create(self._storage, single_writer=self._settings.single_writer)
         catalog = Catalog(self._storage)
         if self._settings.resume in ("auto", "never"):
             return catalog.open_run()
@@ -297,7 +310,13 @@ class Session:
         self._control.succeed(lambda: check_storable(self._state.save_dict()))
 
     def _begin(self, resumed: Resumed) -> "_Generation":
-        key = ledger_key(resumed.generation, self.world.rank)
+        if self.world.is_coordinator:
+            abort_stale_uploads(self._storage, resumed.generation)
+        ledger = Ledger(
+            open_log(self._storage, ledger_key(resumed.generation, self.world.rank)),
+            generation=resumed.generation,
+            rank=self.world.rank,
+        )
         saver = Saver(
             self._storage,
             self._store,
@@ -307,11 +326,8 @@ class Session:
             generation=resumed.generation,
             nonce=resumed.nonce,
             timeout_seconds=self._settings.timeout_seconds,
-        )
-        ledger = Ledger(
-            partial(self._storage.append, key),
-            generation=resumed.generation,
-            rank=self.world.rank,
+            deadline_seconds=self._settings.deadline_seconds,
+            before_commit=ledger.flush,
         )
         saves = Saves(
             saver,
@@ -320,6 +336,8 @@ class Session:
             world=self.world,
             latest=resumed.loaded.manifest.id if resumed.loaded else None,
             failed_saves_allowed=self._settings.failed_saves_allowed,
+            when_failing=self._settings.when_failing,
+            longest_pause_seconds=self._settings.longest_pause_seconds,
             pace=pace_of(self._settings.every, partial(self._failures_before, resumed.generation)),
         )
         return _Generation(resumed.generation, saves, ledger)

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Protocol, runtime_checkable
 
 from keepstep.errors import InternalError
 
@@ -31,6 +32,17 @@ class Capabilities:
     """``append`` works, so that a log survives the death of its writer line by line."""
     is_remote: bool = False
     """Reading costs more than sending what was read to another rank."""
+    concurrency: int = 4
+    """So many reads or writes at a time are fastest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was begun and not ended: no object, but stored and paid for."""
+
+    key: str
+    id: str
+    began: datetime
 
 
 class ObjectWriter(Protocol):
@@ -119,6 +131,19 @@ class Storage(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; absent ones are no error. *Durability:* as for ``put``."""
+        ...
+
+
+@runtime_checkable
+class KeepsUploads(Protocol):
+    """A store in which uploads outlive whoever began them."""
+
+    def uploads(self, prefix: str) -> tuple[Upload, ...]:
+        """Those below ``prefix`` that were begun and not ended."""
+        ...
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Let go of what was uploaded. One that has ended is no error."""
         ...
 
 

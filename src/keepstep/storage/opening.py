@@ -3,19 +3,31 @@
 import re
 
 from keepstep.errors import ConfigError
-from keepstep.storage.base import Storage
+from keepstep.storage.base import Storage, check_key
+from keepstep.storage.retrying import RetryPolicy
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 
 
-def open_storage(uri: str) -> Storage:
-    """The store a URI names: a path, or ``file://`` and an absolute path.
+def open_storage(
+    uri: str, *, single_writer: bool = False, policy: RetryPolicy | None = None
+) -> Storage:
+    """The store a URI names: a path, ``file://`` and an absolute path, ``s3://bucket/prefix``, or
+    what fsspec has a package for.
 
     Nothing is created or contacted yet.
+
+    Args:
+        single_writer: Create by looking first, where the store cannot create exclusively. Whoever
+            says so vouches that no two jobs write there at a time.
+        policy: How long requests to a remote store are repeated.
+
     *Raises:* ``ConfigError`` naming the scheme if there is no store for it.
     """
     match = _SCHEME.match(uri)
-    if match is None or match[1].lower() == "file":
+    if match is None and "::" in uri and "://" in uri:
+        raise ConfigError(f"uri {uri!r} chains stores; write the URI of the last one alone")
+    if match is None or match[1].lower() in ("file", "local"):
         path = uri if match is None else uri[match.end() :]
         if not path or (match is not None and not path.startswith("/")):
             raise ConfigError(
@@ -24,4 +36,20 @@ def open_storage(uri: str) -> Storage:
         from keepstep.storage.local import LocalStorage
 
         return LocalStorage(path)
-    raise ConfigError(f"uri {uri!r}: no store for the scheme {match[1]!r}; use a path or file://")
+    if match[1].lower() in ("s3", "s3a"):
+        return _s3(uri, uri[match.end() :], is_exclusive=not single_writer, policy=policy)
+    from keepstep.storage.fsspec_opening import open_fsspec
+
+    return open_fsspec(uri, single_writer=single_writer, policy=policy)
+
+
+def _s3(uri: str, path: str, *, is_exclusive: bool, policy: RetryPolicy | None) -> Storage:
+    from keepstep.storage.s3 import S3Storage
+
+    bucket, _, prefix = path.partition("/")
+    prefix = prefix.strip("/")
+    if not bucket:
+        raise ConfigError(f"uri {uri!r} names no bucket; write s3://bucket/prefix")
+    if prefix:
+        check_key(prefix)
+    return S3Storage(bucket, prefix, is_exclusive=is_exclusive, policy=policy)

@@ -1,0 +1,150 @@
+"""One object on its way to S3: in parts, or as a whole."""
+
+import secrets
+import threading
+from typing import Any, Protocol
+
+from keepstep.errors import ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
+from keepstep.storage.base import Buffer
+from keepstep.storage.s3_body import Body, checksum, checksum_of_parts
+from keepstep.storage.s3_client import S3Client
+
+PART_BYTES = 8 << 20
+_MOST_PARTS = 10_000
+
+WRITER = "keepstep-writer"
+"""Metadata of an object: tells whose it is when the reply to its creation was lost."""
+
+
+class Creates(Protocol):
+    """What a whole upload needs of the store."""
+
+    def create(self, key: str, data: Buffer) -> None: ...
+
+    def delete(self, keys: list[str]) -> None: ...
+
+
+def part_bytes_of(size_bytes: int) -> int:
+    """The size of an object's parts: :data:`PART_BYTES`, or a multiple if there were too many."""
+    return PART_BYTES * max(1, -(-size_bytes // (PART_BYTES * _MOST_PARTS)))
+
+
+class WholeUpload:
+    """An object of a single part."""
+
+    def __init__(self, storage: Creates, key: str) -> None:
+        self._storage = storage
+        self._key = key
+        self._is_created = False
+
+    def send(self, number: int, data: memoryview) -> None:
+        """Create the object."""
+        self._storage.create(self._key, data)
+        self._is_created = True
+
+    def complete(self) -> None:
+        """Nothing is left to do."""
+
+    def abort(self) -> None:
+        """Remove the object, if it is ours and the store answers."""
+        if self._is_created:
+            try:
+                self._storage.delete([self._key])
+            except StorageError:
+                return
+
+
+class MultipartUpload:
+    """An object whose parts are sent in any order, several at a time. Begun at once.
+
+    Args:
+        name: Of the object in the bucket.
+    """
+
+    def __init__(
+        self, client: S3Client, key: str, name: str, size_bytes: int, *, is_exclusive: bool
+    ) -> None:
+        self._client = client
+        self._key = key
+        self._name = name
+        self._size_bytes = size_bytes
+        self._is_exclusive = is_exclusive
+        self._writer = secrets.token_hex(8)
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        answer = client.request(
+            "create_multipart_upload",
+            key,
+            Key=name,
+            ChecksumAlgorithm="CRC32C",
+            Metadata={WRITER: self._writer},
+        )
+        self._id = answer["UploadId"]
+
+    def send(self, number: int, data: memoryview) -> None:
+        """Upload a part, numbered from 0. Thread-safe."""
+        sent = checksum(data)
+
+        def upload() -> dict[str, Any]:
+            answer: dict[str, Any] = self._client.once(
+                "upload_part",
+                Key=self._name,
+                UploadId=self._id,
+                PartNumber=number + 1,
+                Body=Body(data),
+                ChecksumCRC32C=sent,
+            )
+            if answer.get("ChecksumCRC32C", sent) != sent:
+                raise StorageUnavailable(f"part {number + 1} arrived damaged", key=self._key)
+            return answer
+
+        answer = self._client.run("upload_part", self._key, upload)
+        with self._lock:
+            self._parts[number] = {
+                "PartNumber": number + 1,
+                "ETag": answer["ETag"],
+                "ChecksumCRC32C": sent,
+            }
+
+    def complete(self) -> None:
+        """Make the object of its parts. *Raises:* ``ObjectExists`` if the name is taken."""
+        parts = [self._parts[number] for number in sorted(self._parts)]
+        condition = {"IfNoneMatch": "*"} if self._is_exclusive else {}
+        conflict: StorageError | None = None
+        try:
+            answer = self._client.request(
+                "complete_multipart_upload",
+                self._key,
+                Key=self._name,
+                UploadId=self._id,
+                MultipartUpload={"Parts": parts},
+                **condition,
+            )
+        except (ObjectNotFound, ObjectExists) as error:
+            # If the reply to an earlier attempt was lost, the upload is gone and the object ours.
+            conflict = error
+        else:
+            expected = checksum_of_parts([part["ChecksumCRC32C"] for part in parts])
+            if answer.get("ChecksumCRC32C", expected) != expected:
+                raise StorageUnavailable("the object is not what was sent", key=self._key)
+        self._check(conflict)
+
+    def abort(self) -> None:
+        """Let go of the parts, if the store answers at once; else the next start does."""
+        try:
+            self._client.once("abort_multipart_upload", Key=self._name, UploadId=self._id)
+        except Exception:  # noqa: BLE001  # what led here is raised, and it matters more
+            return
+
+    def _check(self, conflict: StorageError | None) -> None:
+        """Look at what is there now; a conflict is none if it is ours."""
+        try:
+            found = self._client.request("head_object", self._key, Key=self._name)
+        except ObjectNotFound:
+            raise StorageUnavailable("the upload is gone", key=self._key) from conflict
+        if conflict is not None and found.get("Metadata", {}).get(WRITER) != self._writer:
+            raise conflict
+        if int(found["ContentLength"]) != self._size_bytes:
+            raise StorageUnavailable(
+                f"{found['ContentLength']} of {self._size_bytes} bytes are there", key=self._key
+            )
