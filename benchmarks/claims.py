@@ -45,6 +45,30 @@ def _of_limit(work: str, chosen: Callable[[Scenario], bool]) -> Callable[[Result
     return find
 
 
+def _on_s3(work: str, other: str) -> Callable[[Results], Found]:
+    """How many times the other's speed keepstep reaches."""
+
+    def find(results: Results) -> Found:
+        for scenario in results.scenarios("remote"):
+            ours = results.median(scenario, "keepstep-s3", work, "seconds")
+            theirs = results.median(scenario, other, work, "seconds")
+            if ours and theirs:
+                yield scenario, theirs / ours
+
+    return find
+
+
+def _extra_on_s3(results: Results) -> Found:
+    """Of the ranks' mean: they do the same."""
+    for scenario in results.scenarios("remote"):
+        found = [
+            results.median(scenario, "keepstep-s3", w, "extra_bytes") for w in ("save", "load")
+        ]
+        known = [value for value in found if value is not None]
+        if known:
+            yield scenario, max(known) / scenario.ranks
+
+
 def _figure(
     work: str, metric: str, chosen: Callable[[Scenario], bool], *, peer: str = "keepstep"
 ) -> Callable[[Results], Found]:
@@ -258,6 +282,15 @@ CLAIMS: tuple[Claim, ...] = (
         _figure("save", "plan_seconds", _has_many_tensors_on_four),
         " s",
     ),
+    *(
+        Claim(f"{work} on S3: times the speed of {what}", "at least", target, _on_s3(key, other))
+        for work, key in (("Save", "save"), ("Load", "load"))
+        for what, target, other in (
+            ("DCP over s3fs", 2.0, "dcp-s3fs"),
+            ("raw parallel requests", 0.7, "limit-s3-8"),
+        )
+    ),
+    Claim("On S3: extra memory per rank", "at most", 256, _in_mib(_extra_on_s3), " MiB"),
     *(
         Claim(
             f"Many saves in a row, {mode}: growth of {what}",

@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from benchmarks.peers.remote import BUCKET
 from benchmarks.scenario import Scenario
+from keepstep.testing.s3_server import S3Server
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _POLL_SECONDS = 0.05
@@ -37,22 +40,42 @@ class Launch:
 def launch(scenario: Scenario, directory: Path, *, timeout_seconds: float) -> Launch:
     """Run a scenario in a scratch directory below the given one, which is gone afterwards."""
     result = Launch(scenario)
-    with TemporaryDirectory(dir=directory, prefix="scenario-", ignore_cleanup_errors=True) as made:
+    with (
+        TemporaryDirectory(dir=directory, prefix="scenario-", ignore_cleanup_errors=True) as made,
+        _server(scenario, Path(made)) as server_environment,
+    ):
         scratch = Path(made)
         jobs: list[tuple[Job, int]] = [("measure", scenario.ranks)]
         if scenario.load_ranks is not None:
             jobs = [("keep", scenario.ranks), ("load", scenario.load_ranks)]
         for job, ranks in jobs:
             result.rows, result.failure = _run_job(
-                scenario, job, ranks, scratch, timeout_seconds=timeout_seconds
+                scenario, job, ranks, scratch, server_environment, timeout_seconds=timeout_seconds
             )
             if result.failure:
                 break
     return result
 
 
+@contextlib.contextmanager
+def _server(scenario: Scenario, scratch: Path) -> Iterator[Mapping[str, str]]:
+    """An S3 server for those who need one; what its clients find in their environment."""
+    if scenario.section != "remote":
+        yield {}
+        return
+    with S3Server(scratch / "s3") as server:
+        server.create_bucket(BUCKET)
+        yield server.environ()
+
+
 def _run_job(
-    scenario: Scenario, job: Job, ranks: int, scratch: Path, *, timeout_seconds: float
+    scenario: Scenario,
+    job: Job,
+    ranks: int,
+    scratch: Path,
+    environment: Mapping[str, str],
+    *,
+    timeout_seconds: float,
 ) -> tuple[list[list[dict[str, Any]]], str | None]:
     reports = scratch / f"rows-{job}"
     data = scratch / "data"
@@ -67,7 +90,7 @@ def _run_job(
         }
     )
     port = _free_port()
-    processes = [_start(rank, ranks, port, argument, reports) for rank in range(ranks)]
+    processes = [_start(rank, ranks, port, argument, reports, environment) for rank in range(ranks)]
     try:
         failure = _wait(processes, reports, timeout_seconds)
     finally:
@@ -77,19 +100,28 @@ def _run_job(
 
 
 def _start(
-    rank: int, ranks: int, port: int, argument: str, reports: Path
+    rank: int,
+    ranks: int,
+    port: int,
+    argument: str,
+    reports: Path,
+    extra: Mapping[str, str],
 ) -> "subprocess.Popen[bytes]":
-    environment = os.environ | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": reports.parent.name,  # dlrover names its sockets by it
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
+    environment = (
+        os.environ
+        | extra
+        | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": reports.parent.name,  # dlrover names its sockets by it
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
+    )
     with _log(reports, rank).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", argument],

@@ -50,6 +50,7 @@ class Plan:
         "slice",
         "soak",
         "transfer",
+        "remote",
     )
     is_brief: bool = False
     """One scenario of each kind."""
@@ -82,6 +83,19 @@ class Plan:
             ranks=min(2, max(self.ranks)),
             saves=self.soak_saves,
         )
+        yield from self._remote()
+
+    def _remote(self) -> Iterator[Scenario]:
+        base = Scenario(
+            section="remote",
+            peers=("limit-s3-8", "keepstep-s3", "dcp-s3fs"),
+            size_mib=2 * self.sizes_mib[0],
+            num_tensors=self.num_tensors,
+            ranks=min(2, max(self.ranks)),
+        )
+        yield base
+        if not self.is_brief:
+            yield replace(base, strategy="ddp")
 
     def _durable(self) -> Iterator[Scenario]:
         size, most = self.sizes_mib[0], max(self.ranks)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Section = Literal["durable", "background", "reshard", "slice", "soak", "transfer"]
+Section = Literal["durable", "background", "reshard", "slice", "soak", "transfer", "remote"]
 Strategy = Literal["plain", "ddp", "fsdp"]
 Shape = Literal["gpt", "giant", "strided"]
 

@@ -61,6 +61,16 @@ _COLUMNS: dict[Section, tuple[Column, ...]] = {
     ),
     "reshard": _LOAD,
     "slice": _LOAD,
+    "remote": (
+        Column("save s", "save", "seconds", is_compared=True),
+        Column("save MB/s", "save", "gb_per_second", lambda value: f"{1000 * value:.0f}"),
+        Column("save CPU s/GB", "save", "cpu_seconds_per_gb"),
+        Column("save extra MiB", "save", "extra_bytes", _mib),
+        Column("written max/mean", "save", "imbalance"),
+        Column("load s", "load", "seconds", is_compared=True),
+        Column("load CPU s/GB", "load", "cpu_seconds_per_gb"),
+        Column("load extra MiB", "load", "extra_bytes", _mib),
+    ),
     "soak": (
         Column("saves", "soak", "saves"),
         *(
@@ -82,7 +92,10 @@ _COLUMNS: dict[Section, tuple[Column, ...]] = {
         for way in ("to pinned", "to pageable", "from pinned", "from pageable")
     ),
 }
-_REFERENCES: dict[Section, str] = {"background": "dcp-async-default"}
+_REFERENCES: dict[Section, str] = {
+    "background": "dcp-async-default",
+    "remote": "dcp-s3fs",
+}
 
 
 def render(results: Results) -> str:

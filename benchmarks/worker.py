@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmarks.measures import background, durable, resharding, soak, transfer
+from benchmarks.measures import background, durable, remote, resharding, soak, transfer
 from benchmarks.measures.roster import Roster
 from benchmarks.peers import Context
 from benchmarks.ranks import Ranks, Rows
@@ -49,6 +49,8 @@ def _measure(roster: Roster, work: str) -> None:
             background.measure(roster)
         case "soak":
             soak.measure(roster)
+        case "remote":
+            remote.measure(roster)
         case "transfer":
             transfer.measure(roster)
         case "reshard" | "slice":

@@ -57,7 +57,7 @@ def measure_loads(roster: Roster, peer: Peer, repetition: int, saved: Path) -> N
         if not peer.is_limit:
             context.state.wipe()
             context.state.synchronize()
-        if not _measure_load(roster, peer, repetition, saved, work):
+        if not measure_load(roster, peer, repetition, saved, work):
             context.state.fill()
             return
 
@@ -71,7 +71,9 @@ def calm(context: Context) -> None:
     context.ranks.wait()
 
 
-def _measure_load(roster: Roster, peer: Peer, repetition: int, saved: Path, work: str) -> bool:
+def measure_load(roster: Roster, peer: Peer, repetition: int, saved: Path, work: str) -> bool:
+    """One load, checked bit by bit; false if the peer failed."""
+
     def load() -> None:
         peer.load(saved)
         roster.context.state.synchronize()

@@ -13,6 +13,7 @@ from benchmarks.peers.limits import Buffered, Direct, DirectFour, DirectTwo, Mem
 from benchmarks.peers.others import DlroverFlash, NvidiaFork, TorchSnapshot
 from benchmarks.peers.ours import Keepstep, KeepstepAsync, KeepstepOverlap, KeepstepReadOnce
 from benchmarks.peers.plain import Safetensors, TorchSave
+from benchmarks.peers.remote import RemoteDcp, RemoteKeepstep, RemoteLimit
 
 __all__ = ["PEERS", "Context", "Peer", "Pending", "report_notes"]
 
@@ -39,5 +40,8 @@ PEERS: dict[str, type[Peer]] = {
         TorchSnapshot,
         NvidiaFork,
         DlroverFlash,
+        RemoteLimit,
+        RemoteKeepstep,
+        RemoteDcp,
     )
 }

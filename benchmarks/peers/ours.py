@@ -54,11 +54,14 @@ class Keepstep(Peer):
         of_saves = [count for count in counts if count is not None]
         return {"first_allocations": of_saves[0], "last_allocations": of_saves[-1]}
 
+    def _run_uri(self) -> str:
+        return str(self._run)
+
     def _tracking(self) -> keepstep.Session:
         """The session of all saves, opened by the first."""
         if self._session is None:
             session = self._open.enter_context(
-                keepstep.open(str(self._run), every=_NEVER, mode=self.mode)
+                keepstep.open(self._run_uri(), every=_NEVER, mode=self.mode)
             )
             state = self.context.state
             session.track(model=state.model, optim=state.optimizer).restore()

@@ -131,7 +131,10 @@ class ShardReader(StorageReader):
 
     def reads(self, plan: LoadPlan, planner: LoadPlanner) -> Reads:
         """What a plan asks for."""
-        return Reads(plan, planner, self._places, self._snapshot.files)
+        in_place_bytes = self._storage.capabilities.request_bytes
+        return Reads(
+            plan, planner, self._places, self._snapshot.files, in_place_bytes=in_place_bytes
+        )
 
     def read(self, wanted: Mapping[str, Sequence[range]], reads: Reads) -> None:
         """Read blocks, in merged ranges by file, to where they are needed."""

@@ -31,6 +31,8 @@ class Reads:
         planner: LoadPlanner,
         places: Mapping[MetadataIndex, Frame],
         files: Mapping[str, FileBlocks],
+        *,
+        in_place_bytes: int,
     ) -> None:
         self._planner = planner
         self._tensors: list[tuple[ReadItem, torch.Tensor]] = []
@@ -55,7 +57,8 @@ class Reads:
             frame = places[item.storage_index]
             pieces.setdefault(frame.file, []).extend(self._pieces(item, frame, target))
         self.files = {
-            file: FilePieces(files[file], found) for file, found in sorted(pieces.items())
+            file: FilePieces(files[file], found, in_place_bytes=in_place_bytes)
+            for file, found in sorted(pieces.items())
         }
 
     @property

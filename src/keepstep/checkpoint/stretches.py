@@ -10,9 +10,6 @@ from keepstep.commit.blocks import FileBlocks
 from keepstep.commit.ranges import common, merged
 from keepstep.commit.verified import calls
 
-_LEAST_IN_PLACE_BYTES = 256 << 10
-"""Below this a call of its own costs more than a copy."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -24,10 +21,15 @@ class Stretch:
 
 
 class FilePieces:
-    """The pieces of one file, by the blocks they lie in."""
+    """The pieces of one file, by the blocks they lie in.
 
-    def __init__(self, blocks: FileBlocks, pieces: Iterable[Piece]) -> None:
+    Args:
+        in_place_bytes: What is smaller is not read by itself, but with others into a buffer.
+    """
+
+    def __init__(self, blocks: FileBlocks, pieces: Iterable[Piece], *, in_place_bytes: int) -> None:
         self.blocks = blocks
+        self._in_place_bytes = in_place_bytes
         self._pieces = sorted(pieces, key=lambda piece: piece.start)
         self._reach = list(accumulate((piece.stop for piece in self._pieces), max))
         self._in_place = list(self._find_in_place())
@@ -75,5 +77,5 @@ class FilePieces:
         for piece, reach, following in zip(self._pieces, earlier, later, strict=True):
             inside = range(-(-piece.start // size), piece.stop // size)
             is_alone = reach <= piece.start and piece.stop <= following
-            if is_alone and len(inside) * size >= _LEAST_IN_PLACE_BYTES:
+            if is_alone and len(inside) * size >= self._in_place_bytes:
                 yield inside, piece

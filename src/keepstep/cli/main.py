@@ -25,6 +25,8 @@ app = App(
 app.command("keepstep.cli.ls:ls", name="ls", help="List the checkpoints of a run.")
 app.command("keepstep.cli.show:show", name="show", help="Lay out one checkpoint.")
 app.command("keepstep.cli.verify:verify", name="verify", help="Check every byte of checkpoints.")
+app.command("keepstep.cli.copy:copy", name="copy", help="Copy checkpoints to another store.")
+app.command("keepstep.cli.gc:gc", name="gc", help="Let go of what nobody can use any more.")
 app.command("keepstep.cli.doctor:doctor", name="doctor", help="Try out a store.")
 app.command("keepstep.cli.drill:drill", name="drill", help="Rehearse failures with real jobs.")
 

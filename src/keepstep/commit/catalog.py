@@ -17,7 +17,7 @@ from keepstep.commit.layout import (
     new_attempt,
     quarantine_key,
 )
-from keepstep.commit.lineage import Generation, list_generations, read_generation, valid_line
+from keepstep.commit.lineage import claims_on_line, list_generations, valid_line
 from keepstep.commit.manifest import Manifest
 from keepstep.errors import CorruptCheckpointError, NoCheckpointError, ObjectExists, ObjectNotFound
 from keepstep.storage.base import Storage
@@ -79,7 +79,7 @@ class Catalog:
         """
         manifests, attempts = self._attempts()
         reasons = self._quarantine_reasons()
-        line = valid_line(self._claims_on_line())
+        line = valid_line(claims_on_line(self._storage))
         return [
             Entry(attempt, _status(attempt, manifests, reasons, line), reasons.get(attempt))
             for attempt in sorted(attempts)
@@ -145,16 +145,6 @@ class Catalog:
             return str(json.loads(self._storage.get(key))["reason"])
         except (ValueError, KeyError, TypeError):
             return "marked; the mark itself is damaged"  # its name is enough to set aside
-
-    def _claims_on_line(self) -> dict[int, Generation]:
-        """The newest claim and those it leads back to."""
-        claims: dict[int, Generation] = {}
-        number = max(self.generations(), default=None)
-        while number is not None and number not in claims:
-            claims[number] = read_generation(self._storage, number)
-            resumed_from = claims[number].resumed_from
-            number = resumed_from.generation if resumed_from else None
-        return claims
 
 
 def _status(

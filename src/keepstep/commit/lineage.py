@@ -70,6 +70,17 @@ def read_generation(storage: Storage, number: int) -> Generation:
     return Generation.from_bytes(storage.get(key), key)
 
 
+def claims_on_line(storage: Storage) -> dict[int, Generation]:
+    """The newest claim and those it leads back to. *Raises:* as :func:`read_generation`."""
+    claims: dict[int, Generation] = {}
+    number = max(list_generations(storage), default=None)
+    while number is not None and number not in claims:
+        claims[number] = read_generation(storage, number)
+        resumed_from = claims[number].resumed_from
+        number = resumed_from.generation if resumed_from else None
+    return claims
+
+
 def claim_generation(
     storage: Storage, *, newest_seen: int, world_size: int, resumed_from: CheckpointId | None
 ) -> Generation:

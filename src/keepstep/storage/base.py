@@ -34,6 +34,9 @@ class Capabilities:
     """Reading costs more than sending what was read to another rank."""
     concurrency: int = 4
     """So many reads or writes at a time are fastest."""
+    request_bytes: int = 256 << 10
+    """Reading fewer bytes than this by themselves costs more than copying them out of a larger
+    read."""
 
 
 @dataclass(frozen=True, slots=True)

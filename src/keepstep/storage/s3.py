@@ -24,7 +24,7 @@ from keepstep.storage.parts import Parts
 from keepstep.storage.retrying import RetryPolicy
 from keepstep.storage.s3_body import Body, checksum
 from keepstep.storage.s3_client import CONCURRENCY, S3Client
-from keepstep.storage.s3_upload import WRITER, MultipartUpload, WholeUpload, part_bytes_of
+from keepstep.storage.s3_upload import PART_BYTES, WRITER, MultipartUpload, WholeUpload, part_bytes_of
 
 _READ_BYTES = 1 << 20
 _MOST_DELETED = 1000
@@ -53,7 +53,11 @@ class S3Storage:
         self._uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self._client = S3Client(bucket, self._uri, policy or RetryPolicy())
         self.capabilities = Capabilities(
-            exclusive_create=is_exclusive, append=False, is_remote=True, concurrency=CONCURRENCY
+            exclusive_create=is_exclusive,
+            append=False,
+            is_remote=True,
+            concurrency=CONCURRENCY,
+            request_bytes=PART_BYTES,
         )
 
     @property
@@ -93,7 +97,7 @@ class S3Storage:
             upload.abort()
             raise
 
-    def append(self, key: str, data: Buffer) -> None:
+    def append(self, key: str, data: Buffer) -> None:  # noqa: ARG002  # the contract's
         raise StorageDenied("objects of this store cannot be appended to", key=key)
 
     def get(self, key: str) -> bytes:

@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import botocore.session
 import fsspec.config
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 from keepstep._version import __version__
 from keepstep.storage.retrying import Retrier, RetryPolicy
@@ -65,9 +67,17 @@ class S3Client:
             return self._client
 
 
+@cache
+def _descriptions() -> Any:
+    """What botocore knows of AWS's services: a megabyte of JSON, parsed once per process."""
+    session = botocore.session.Session()
+    return create_loader(session.get_config_variable("data_path"))
+
+
 def _new_client() -> Any:
     given = fsspec.config.conf.get("s3", {})
     session = botocore.session.Session(profile=given.get("profile"))
+    session.register_component("data_loader", _descriptions())
     return session.create_client(
         "s3",
         endpoint_url=given.get("endpoint_url"),

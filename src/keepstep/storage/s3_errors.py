@@ -4,7 +4,6 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
-    ConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -13,6 +12,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
     SSLError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 from urllib3.exceptions import HTTPError
 
 from keepstep.errors import (
@@ -40,7 +40,7 @@ _PASSING_CODES = {
     "XAmzContentChecksumMismatch",
 }
 _PASSING_ERRORS = (
-    ConnectionError,
+    NoConnectionError,
     ConnectionClosedError,
     HTTPClientError,
     HTTPError,  # urllib3's own, while a body is read
@@ -162,6 +162,9 @@ def _status(error: Exception) -> int:
 
 def _told(error: Exception) -> str:
     """One line. Requests are signed in headers: nothing in these messages is a secret."""
-    if isinstance(error, BotoCoreError | ClientError):
+    if isinstance(error, ClientError):
+        said = error.response.get("Error", {}).get("Message", "")
+        return " ".join(f"{code_of(error)}: {said}".split())
+    if isinstance(error, BotoCoreError):
         return " ".join(str(error).split())
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

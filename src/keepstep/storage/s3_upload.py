@@ -37,7 +37,7 @@ class WholeUpload:
         self._key = key
         self._is_created = False
 
-    def send(self, number: int, data: memoryview) -> None:
+    def send(self, number: int, data: memoryview) -> None:  # noqa: ARG002  # always the first
         """Create the object."""
         self._storage.create(self._key, data)
         self._is_created = True
@@ -71,6 +71,7 @@ class MultipartUpload:
         self._is_exclusive = is_exclusive
         self._writer = secrets.token_hex(8)
         self._parts: dict[int, dict[str, Any]] = {}
+        self._is_completed = False
         self._lock = threading.Lock()
         answer = client.request(
             "create_multipart_upload",
@@ -124,15 +125,22 @@ class MultipartUpload:
             # If the reply to an earlier attempt was lost, the upload is gone and the object ours.
             conflict = error
         else:
+            self._is_completed = True
             expected = checksum_of_parts([part["ChecksumCRC32C"] for part in parts])
             if answer.get("ChecksumCRC32C", expected) != expected:
                 raise StorageUnavailable("the object is not what was sent", key=self._key)
         self._check(conflict)
 
     def abort(self) -> None:
-        """Let go of the parts, if the store answers at once; else the next start does."""
+        """Let go of the parts, or of the object, if the store answers at once.
+
+        Parts that stay are the next start's to sweep.
+        """
         try:
-            self._client.once("abort_multipart_upload", Key=self._name, UploadId=self._id)
+            if self._is_completed:
+                self._client.once("delete_object", Key=self._name)
+            else:
+                self._client.once("abort_multipart_upload", Key=self._name, UploadId=self._id)
         except Exception:  # noqa: BLE001  # what led here is raised, and it matters more
             return
 
