@@ -1,20 +1,8 @@
-"""Shared by all tests: ranks as forked processes, which share the parent's imported torch."""
-
-import os
-import pickle
-import signal
-import socket
-import traceback
-from collections.abc import Callable
-from datetime import timedelta
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from typing import Any
+"""Fixtures of all tests."""
 
 import pytest
 
-RunRanks = Callable[..., list[Any]]
-_TIMEOUT_SECONDS = 90
+from rank_processes import RunRanks, run_in_ranks
 
 
 @pytest.fixture
@@ -24,62 +12,4 @@ def run_ranks() -> RunRanks:
     Each rank is a process of its own, in a gloo process group. An exception on any rank fails the
     test with that rank's traceback.
     """
-    return _run_ranks
-
-
-def _run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    import torch
-
-    torch.set_num_threads(1)  # a forked child must not inherit a thread pool that lives elsewhere
-    context = get_context("fork")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes, pipes = [], []
-    for rank in range(world_size):
-        ours, theirs = context.Pipe(duplex=False)
-        target = (rank, world_size, port, theirs, function, args)
-        process = context.Process(target=_rank_main, args=target, daemon=True)
-        process.start()
-        theirs.close()
-        processes.append(process)
-        pipes.append(ours)
-    try:
-        return [_result(rank, pipe) for rank, pipe in enumerate(pipes)]
-    finally:
-        for process in processes:
-            process.join(timeout=5)
-            if process.is_alive():
-                os.kill(process.pid or 0, signal.SIGKILL)
-                process.join()
-
-
-def _result(rank: int, pipe: Connection) -> Any:
-    if not wait([pipe], _TIMEOUT_SECONDS):
-        pytest.fail(f"rank {rank} did not end within {_TIMEOUT_SECONDS} s")
-    try:
-        is_good, result = pickle.loads(pipe.recv_bytes())
-    except EOFError:
-        pytest.fail(f"rank {rank} died without a word")
-    if not is_good:
-        pytest.fail(f"rank {rank} raised:\n{result}", pytrace=False)
-    return result
-
-
-def _rank_main(
-    rank: int, world_size: int, port: int, pipe: Connection, function: Callable[..., Any], args: Any
-) -> None:
-    import torch.distributed as dist
-
-    try:
-        store = dist.TCPStore("127.0.0.1", port, world_size, rank == 0, timedelta(seconds=30))
-        dist.init_process_group(
-            "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
-        )
-        result = (True, function(rank, *args))
-        dist.barrier()
-    except BaseException:  # noqa: BLE001  # reported to the test, whatever it is
-        result = (False, traceback.format_exc())
-    pipe.send_bytes(pickle.dumps(result))
-    pipe.close()
-    os._exit(0)  # a forked child runs none of pytest's own endings
+    return run_in_ranks

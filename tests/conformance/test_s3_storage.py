@@ -1,18 +1,11 @@
 """The suite of the contract on a real S3 server, and objects that are larger than a part."""
 
-import random
-import resource
-import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
-from s3.conftest import s3_server, s3_uri  # noqa: F401  # fixtures
 
-from keepstep.errors import ConfigError, InternalError, ObjectExists, StorageDenied
 from keepstep.storage.opening import open_storage
 from keepstep.storage.s3 import S3Storage
-from keepstep.storage.s3_upload import PART_BYTES, part_bytes_of
 from keepstep.testing.conformance import StorageConformance
+from s3.conftest import s3_server, s3_uri  # noqa: F401  # fixtures
 
 MIB = 1 << 20
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from models import adamw, build, full_state, open_session
 
-from conftest import RunRanks
 from golden.write import as_json
 from keepstep.commit.canonical import FORMAT_VERSION
 from keepstep.commit.catalog import Catalog, Status
 from keepstep.commit.verify import verify_checkpoint
 from keepstep.storage.local import LocalStorage
+from rank_processes import RunRanks
 
 HERE = Path(__file__).parent
 FORMATS = sorted(HERE.glob("format-*"))

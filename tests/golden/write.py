@@ -14,8 +14,8 @@ sys.path[:0] = [str(TESTS), str(TESTS / "multirank")]
 from models import adamw, build, full_state, open_session, step  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from conftest import _run_ranks  # noqa: E402
 from keepstep.commit.canonical import FORMAT_VERSION  # noqa: E402
+from rank_processes import run_in_ranks  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -45,5 +45,5 @@ def as_json(state: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     directory = HERE / f"format-{FORMAT_VERSION}"
     directory.mkdir()
-    state = _run_ranks(2, save, str(directory / "run"))[0]
+    state = run_in_ranks(2, save, str(directory / "run"))[0]
     (directory / "expected.json").write_text(json.dumps(as_json(state), indent=1))

@@ -17,7 +17,6 @@ from models import adamw, assert_equal, build, full_state, open_session, step
 from torch.testing._internal.two_tensor import TwoTensor
 
 import keepstep
-from conftest import RunRanks
 from keepstep.checkpoint.staging import StagedContents
 from keepstep.checkpoint.store import C10dStore
 from keepstep.commit.catalog import Catalog
@@ -26,6 +25,7 @@ from keepstep.errors import CommitAborted, ConfigError
 from keepstep.observability.ledger import read_ledger
 from keepstep.storage.local import LocalStorage
 from keepstep.storage.local_writing import FileWriter
+from rank_processes import RunRanks
 
 BACKGROUND = ["async", "overlap"]
 

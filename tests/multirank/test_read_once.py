@@ -7,7 +7,6 @@ import pytest
 import torch
 from models import Strategy, adamw, assert_equal, build, full_state, open_session, step
 
-from conftest import RunRanks
 from keepstep.checkpoint.engine import load_state, plan_load
 from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.checkpoint.sharing import read_together
@@ -18,6 +17,7 @@ from keepstep.state.app_state import AppState
 from keepstep.storage.local import LocalStorage
 from keepstep.storage.local_reading import FileReader
 from keepstep.world import World
+from rank_processes import RunRanks
 
 
 class Large(torch.nn.Module):

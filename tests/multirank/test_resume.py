@@ -12,7 +12,6 @@ import torch
 from models import Strategy, adamw, build, open_session, sgd, step
 
 import keepstep
-from conftest import RunRanks
 from keepstep.commit.catalog import Catalog, Status
 from keepstep.errors import (
     AllCheckpointsDamagedError,
@@ -24,6 +23,7 @@ from keepstep.errors import (
 )
 from keepstep.storage.local import LocalStorage
 from keepstep.storage.local_reading import FileReader
+from rank_processes import RunRanks
 
 
 def train(uri: str, *, to_step: int = 3, strategy: Strategy = "none", **options: Any) -> Any:

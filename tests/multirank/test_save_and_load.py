@@ -19,7 +19,6 @@ from models import (
 from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import StepLR
 
-from conftest import RunRanks
 from keepstep.checkpoint.engine import load_state
 from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.commit.blocks import BLOCK_BYTES
@@ -27,6 +26,7 @@ from keepstep.commit.catalog import Catalog
 from keepstep.commit.verify import verify_checkpoint
 from keepstep.state.app_state import AppState
 from keepstep.storage.local import LocalStorage
+from rank_processes import RunRanks
 
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 

@@ -8,12 +8,12 @@ import torch
 from models import adamw, assert_equal, build, full_state, open_session, step, without_statistics
 
 import keepstep
-from conftest import RunRanks
 from keepstep import failpoints
 from keepstep.commit.catalog import Catalog
 from keepstep.errors import CommitAborted, FencedError, KeepstepError
 from keepstep.observability.ledger import read_ledger
 from keepstep.storage.local import LocalStorage
+from rank_processes import RunRanks
 
 
 def steps_in(uri: Path) -> list[int]:

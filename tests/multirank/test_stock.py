@@ -13,11 +13,11 @@ from models import Strategy, adamw, assert_equal, build, full_state, open_sessio
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
 import keepstep
-from conftest import RunRanks
 from keepstep.checkpoint.writer import ShardWriter
 from keepstep.commit.layout import CheckpointId
 from keepstep.errors import CorruptCheckpointError, NoCheckpointError, StateMismatchError
 from keepstep.storage.local import LocalStorage
+from rank_processes import RunRanks
 
 
 def save_ours(rank: int, uri: str, strategy: Strategy) -> dict[str, Any]:

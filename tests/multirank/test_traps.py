@@ -21,12 +21,12 @@ from torch.optim import LBFGS, SGD, Adafactor, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 import keepstep
-from conftest import RunRanks
 from keepstep.checkpoint.planner import LoadPlanner, serialize_value
 from keepstep.errors import ConfigError, StateMismatchError
 from keepstep.state.app_state import AppState
 from keepstep.state.optimizer import NamedOptimizer
 from keepstep.state.values import on_host
+from rank_processes import RunRanks
 
 
 def save(uri: Path, **tracked: Any) -> None:

@@ -315,7 +315,7 @@ def test_no_credential_shows_in_errors_or_logs(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    secret, token = "wJalrXUtnFEMI/K7MDENG", "FwoGZXIvYXdzEXAMPLE"  # noqa: S105  # made up
+    secret, token = "wJalrXUtnFEMI/K7MDENG", "FwoGZXIvYXdzEXAMPLE"  # made up
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     monkeypatch.setenv("AWS_SESSION_TOKEN", token)
     caplog.set_level(logging.DEBUG, logger="keepstep")
