@@ -404,11 +404,14 @@ def in_a_process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("verb", ["ls", "show", "verify", "config"])
+@pytest.mark.parametrize("verb", ["ls", "show", "verify", "config", "doctor", "copy", "gc"])
 def test_no_verb_imports_torch(run: RunOnDisk, verb: str) -> None:
     words = {"ls": ["ls", run.uri], "show": ["show", run.uri, "30"]} | {
         "verify": ["verify", run.uri, "--all"],
         "config": ["config", "show"],
+        "doctor": ["doctor", run.uri],
+        "copy": ["copy", run.uri, f"{run.uri}-copy"],
+        "gc": ["gc", run.uri, "--uploads"],
     }
     code = (
         "import sys; from keepstep.cli.main import main; code = main(); "

@@ -19,6 +19,7 @@ from keepstep.errors import ExitCode
 drill = App(name="drill", help="Rehearse failures: start real jobs, kill them, judge.")
 
 Directory = Annotated[Path | None, Parameter(show_default=False)]
+Uri = Annotated[str | None, Parameter(show_default=False)]
 
 
 @drill.command(name="list")
@@ -39,7 +40,11 @@ def list_drills(*, json: Flag = False) -> None:
 
 @drill.command(name="run")
 def run_drills(
-    *names: str, dir: Directory = None, keep: Flag = False, json: Flag = False
+    *names: str,
+    dir: Directory = None,
+    uri: Uri = None,
+    keep: Flag = False,
+    json: Flag = False,
 ) -> ExitCode:
     """Run drills; exit 1 if one fails.
 
@@ -49,6 +54,8 @@ def run_drills(
         Names, also with wildcards ("kill-*-ddp"), or smoke (the default) or all.
     dir
         Where runs and logs are put; a temporary directory if left out.
+    uri
+        Below which the runs are kept instead, for instance s3://bucket/drills.
     keep
         Keep what drills that pass have left; what a failure needs is kept in any case.
     json
@@ -59,7 +66,7 @@ def run_drills(
     from keepstep.drills.perform import Ground
 
     directory = dir or Path(tempfile.mkdtemp(prefix="keepstep-drill-"))
-    ground = Ground(directory)
+    ground = Ground(directory, uri)
     outcomes = []
     with _interruptible():
         for each in drills:

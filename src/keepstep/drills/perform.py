@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from keepstep.drills.evidence import Evidence, Verdict
-from keepstep.drills.history import History, read_history
+from keepstep.drills.history import read_history
 from keepstep.drills.inject import Damage, fingerprints, spoil
 from keepstep.drills.judge import judge
 from keepstep.drills.run import Job, Result
@@ -50,10 +50,16 @@ class Outcome:
 
 
 class Ground:
-    """The directory drills are performed in, and the uninterrupted runs they share."""
+    """Where drills are performed, and the uninterrupted runs they share.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: Of logs and prepared data.
+        uri: Below which the runs are kept; by default in the directory.
+    """
+
+    def __init__(self, directory: Path, uri: str | None = None) -> None:
         self._directory = directory.absolute()
+        self._uri = uri.rstrip("/") if uri else None
         self._references: dict[object, Result] = {}
         self._numbers = count(1)
 
@@ -88,12 +94,13 @@ class Ground:
     def discard(self, outcome: Outcome) -> None:
         """Remove what a drill left."""
         if outcome.directory is not None:
-            shutil.rmtree(outcome.directory)
+            self._remove(outcome.directory)
 
     def discard_references(self) -> None:
         """Remove the uninterrupted runs and the prepared data."""
-        for directory in (*(r.log.parent for r in self._references.values()), self._data):
-            shutil.rmtree(directory, ignore_errors=True)
+        for result in self._references.values():
+            self._remove(result.log.parent)
+        shutil.rmtree(self._data, ignore_errors=True)
         self._references.clear()
 
     @property
@@ -101,14 +108,14 @@ class Ground:
         return self._directory / "data"
 
     def _act(self, drill: Drill, directory: Path, reference: Path) -> Evidence:
+        storage = self._run_of(directory)
         if drill.continues_reference:
-            shutil.copytree(reference / "run", directory / "run")
-        storage = open_storage(str(directory / "run"))
+            _copy_objects(self._run_of(reference), storage)
         stage = _Stage(drill.name, storage, self._settings(drill, directory), directory)
         stage.play(drill.acts)
         return Evidence(
             history=read_history(storage),
-            reference=_read(reference),
+            reference=read_history(self._run_of(reference)),
             results=tuple(stage.results),
             damages=tuple(stage.damages),
             objects_before=stage.objects_before,
@@ -130,7 +137,7 @@ class Ground:
         name = f"uninterrupted-{next(self._numbers)}"
         directory = self._new_directory(name)
         settings = self._settings(drill, directory)
-        stage = _Stage(name, open_storage(str(directory / "run")), settings, directory)
+        stage = _Stage(name, self._run_of(directory), settings, directory)
         stage.play((Leg(REFERENCE_WORLD_SIZE),))
         return stage.results[0]
 
@@ -139,7 +146,7 @@ class Ground:
             **SETTINGS,
             "parallel.strategy": drill.strategy,
             **dict(drill.settings),
-            "uri": directory / "run",
+            "uri": self._uri_of(directory),
             "data.path": self._data,
         }
 
@@ -147,8 +154,26 @@ class Ground:
         directory = self._directory / name
         if directory.exists():
             raise ConfigError(f"{directory} is there from an earlier drill: choose another --dir")
+        if next(self._run_of(directory).list(""), None) is not None:
+            raise ConfigError(
+                f"{self._run_of(directory).uri} is there from an earlier drill: choose another "
+                "--uri"
+            )
         directory.mkdir(parents=True)
         return directory
+
+    def _run_of(self, directory: Path) -> Storage:
+        """Where the run of a drill is kept."""
+        return open_storage(self._uri_of(directory))
+
+    def _uri_of(self, directory: Path) -> str:
+        return f"{self._uri}/{directory.name}" if self._uri else f"{directory}/run"
+
+    def _remove(self, directory: Path) -> None:
+        run = self._run_of(directory)
+        if self._uri:
+            run.delete([info.key for info in run.list("")])
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass
@@ -187,5 +212,6 @@ class _Stage:
         return Job(leg, self.settings, environ=os.environ, log=next(logs))
 
 
-def _read(reference: Path) -> History:
-    return read_history(open_storage(str(reference / "run")))
+def _copy_objects(source: Storage, target: Storage) -> None:
+    for info in source.list(""):
+        target.put(info.key, source.get(info.key))
