@@ -1,6 +1,7 @@
 """The suite of the contract over fsspec, and what is particular to its file systems."""
 
 import errno
+import gc
 import os
 import secrets
 import threading
@@ -333,6 +334,8 @@ def test_a_failed_upload_is_thrown_away_and_not_completed() -> None:
     with pytest.raises(ZeroDivisionError), storage.open_writer("big", size_bytes) as writer:
         writer.write(0, bytes(PART_BYTES))
         raise ZeroDivisionError
+    del writer
+    gc.collect()  # a file that is thrown away open completes itself
     assert fs.uploaded == b""
     assert list(storage.list("")) == []
     with storage.open_writer("big", size_bytes) as writer:
@@ -347,6 +350,20 @@ def test_an_object_with_missing_bytes_is_refused() -> None:
         with pytest.raises(InternalError), storage.open_writer("a", size_bytes) as writer:
             writer.write(0, b"half")
         assert list(storage.list("")) == []
+
+
+def test_an_object_that_lost_bytes_on_its_way_is_an_error() -> None:
+    class Losing(UploadingFileSystem):
+        def store_whole(self, path: str, data: bytes) -> None:
+            super().store_whole(path, data[:-1])
+
+    storage = over(Losing(), is_object_store=True)
+    with (
+        pytest.raises(StorageUnavailable, match="of 8388609 bytes are there"),
+        storage.open_writer("big", PART_BYTES + 1) as writer,
+    ):
+        writer.write(0, bytes(PART_BYTES + 1))
+    assert list(storage.list("")) == []
 
 
 def test_parts_reach_the_file_in_order() -> None:
@@ -394,3 +411,20 @@ def test_a_file_half_written_by_a_killed_process_is_no_object(tmp_path: Path) ->
         over(Dying(), str(tmp_path)).put("a/manifest", b"x")
     assert len(list((tmp_path / "a").iterdir())) == 1
     assert list(over(LocalFileSystem(), str(tmp_path)).list("")) == []
+
+
+def test_a_stream_that_can_be_pipelined_is() -> None:
+    asked: list[bool] = []
+
+    class Pipelined(MemoryFileSystem):
+        cachable = False
+
+        def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+            file = super()._open(path, mode, **kwargs)
+            file.set_pipelined = asked.append
+            return file
+
+    storage = over(Pipelined(global_store=False), is_object_store=True)
+    with storage.open_writer("big", PART_BYTES + 1) as writer:
+        writer.write(0, bytes(PART_BYTES + 1))
+    assert asked == [True]

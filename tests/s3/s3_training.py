@@ -57,8 +57,10 @@ def train(
             reached = restored_step = session.restore().step
             while session.step < steps:
                 step(model, optimizer)
-                session.tick()
+                stop = session.tick()
                 reached = session.step
+                if stop is not None:
+                    break
                 if after_step is not None:
                     after_step(reached, session)
     except KeepstepError as raised:

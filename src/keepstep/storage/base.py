@@ -150,10 +150,15 @@ class KeepsUploads(Protocol):
         ...
 
 
+def is_key(text: str) -> bool:
+    """Whether a text is a legal key: segments of ``[A-Za-z0-9_.-]`` between single slashes."""
+    segments = text.split("/")
+    return all(map(_SEGMENT.match, segments)) and not {".", ".."} & set(segments)
+
+
 def check_key(key: str) -> str:
-    """The key itself, if it is legal: segments of ``[A-Za-z0-9_.-]`` between single slashes."""
-    segments = key.split("/")
-    if not all(_SEGMENT.match(segment) for segment in segments) or {".", ".."} & set(segments):
+    """The key itself, if it is legal."""
+    if not is_key(key):
         raise InternalError("not a legal object key", key=key)
     return key
 

@@ -59,6 +59,14 @@ def walk(fs: Any, path: str) -> Iterator[tuple[str, int]]:
             yield from walk(fs, name)
 
 
+def open_stream(fs: Any, path: str, mode: str, block_bytes: int) -> Any:
+    """A new file, to be written from its start to its end."""
+    file = fs.open(path, mode, block_size=block_bytes)
+    if (pipeline := getattr(file, "set_pipelined", None)) is not None:
+        pipeline(True)  # paramiko's: else each 32 KiB wait for the reply to those before
+    return file
+
+
 def renames(fs: Any) -> bool:
     """Whether moving a file is one operation, and not a copy and a deletion."""
     return getattr(type(fs), "mv", None) is not AbstractFileSystem.mv

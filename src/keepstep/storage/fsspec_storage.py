@@ -15,6 +15,7 @@ from keepstep.storage.fsspec_files import (
     discard,
     forget_listings,
     is_taken,
+    open_stream,
     renames,
     size_of,
     walk,
@@ -181,12 +182,12 @@ class FsspecStorage:
     def _begin(self, fs: Any, path: str) -> tuple[Any, Any]:
         """The file system and a new file of it."""
         if self.capabilities.exclusive_create:
-            return fs, fs.open(path, "xb", block_size=PART_BYTES)
+            return fs, open_stream(fs, path, "xb", PART_BYTES)
         if is_taken(fs, path):
             raise FileExistsError(path)
         if not self._is_object_store:
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        return fs, fs.open(path, "wb", block_size=PART_BYTES)
+        return fs, open_stream(fs, path, "wb", PART_BYTES)
 
     def _check_size(self, key: str, size_bytes: int) -> None:
         path = self._path(key)

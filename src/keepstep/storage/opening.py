@@ -3,7 +3,7 @@
 import re
 
 from keepstep.errors import ConfigError
-from keepstep.storage.base import Storage, check_key
+from keepstep.storage.base import Storage, is_key
 from keepstep.storage.retrying import RetryPolicy
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
@@ -50,6 +50,8 @@ def _s3(uri: str, path: str, *, is_exclusive: bool, policy: RetryPolicy | None) 
     prefix = prefix.strip("/")
     if not bucket:
         raise ConfigError(f"uri {uri!r} names no bucket; write s3://bucket/prefix")
-    if prefix:
-        check_key(prefix)
+    if prefix and not is_key(prefix):
+        raise ConfigError(
+            f"uri {uri!r}: the prefix may hold letters, digits and ._- between single slashes"
+        )
     return S3Storage(bucket, prefix, is_exclusive=is_exclusive, policy=policy)

@@ -11,6 +11,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 
 from keepstep._version import __version__
+from keepstep.errors import StorageError, StoreNotFound
 from keepstep.storage.retrying import Retrier, RetryPolicy
 from keepstep.storage.s3_errors import CLIENT_ERRORS, code_of, is_passing, translated
 
@@ -53,6 +54,8 @@ class S3Client:
         """
         try:
             return self._retrier.call(operation, act)
+        except StorageError:
+            raise
         except CLIENT_ERRORS as error:
             raise translated(error, operation, key, where=self._uri) from error
 
@@ -63,7 +66,13 @@ class S3Client:
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = _new_client()
+                try:
+                    self._client = _new_client()
+                except ValueError as error:
+                    raise StoreNotFound(
+                        f"{self._uri}: {error}; write the endpoint (AWS_ENDPOINT_URL) as "
+                        "https://host:port, and the region (AWS_REGION) as the store names it"
+                    ) from error
             return self._client
 
 

@@ -4,11 +4,14 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
     ResponseStreamingError,
     SSLError,
 )
@@ -98,6 +101,8 @@ def translated(error: Exception, operation: str, key: str, *, where: str) -> Sto
         return StorageDenied(f"{where}: {_EXPIRED_REMEDY} ({code})", key=key)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StorageDenied(f"{where}: {_NO_CREDENTIALS}", key=key)
+    if isinstance(error, ProfileNotFound):
+        return StorageDenied(f"{where}: {error}; correct AWS_PROFILE", key=key)
     if code == "NoSuchBucket":
         return StoreNotFound(
             f"{where}: there is no such bucket; create it, or correct the URI or the endpoint "
@@ -127,7 +132,10 @@ def _by_status(error: Exception, code: str, operation: str, key: str, where: str
             f"{where}: permission refused ({code}): grant {permission} there to these credentials",
             key=key,
         )
-    return StorageUnavailable(f"{where}: {operation} failed: {_told(error)}", key=key)
+    told = _told(error)
+    if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
+        told += "; check the network and the endpoint (AWS_ENDPOINT_URL)"
+    return StorageUnavailable(f"{where}: {operation} failed: {told}", key=key)
 
 
 _DENIED = {
