@@ -1,0 +1,154 @@
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from keepstep.errors import StorageUnavailable
+from keepstep.storage import log
+from keepstep.storage.base import Buffer
+from keepstep.storage.log import AppendedLog, SegmentedLog, open_log, read_log
+from keepstep.testing.memory_storage import MemoryStorage
+
+KEY = "ledger/g000001/rank-00000.jsonl"
+
+
+class WithoutAppend(MemoryStorage):
+    """A store whose puts can fail."""
+
+    capabilities = replace(MemoryStorage.capabilities, append=False)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_down = False
+        self.puts: list[str] = []
+        self.tried = threading.Event()
+
+    def put(self, key: str, data: Buffer) -> None:
+        self.puts.append(key)
+        self.tried.set()
+        if self.is_down:
+            raise StorageUnavailable("down", key=key)
+        super().put(key, data)
+
+
+@pytest.fixture
+def storage() -> WithoutAppend:
+    return WithoutAppend()
+
+
+@pytest.fixture
+def open_segmented(
+    storage: WithoutAppend, request: pytest.FixtureRequest
+) -> Callable[[float], SegmentedLog]:
+    def open_it(flush_seconds: float) -> SegmentedLog:
+        opened = SegmentedLog(storage, KEY, flush_seconds=flush_seconds)
+        request.addfinalizer(opened.close)
+        return opened
+
+    return open_it
+
+
+def test_the_store_decides_the_kind(storage: WithoutAppend) -> None:
+    assert isinstance(open_log(storage, KEY), SegmentedLog)
+    assert isinstance(open_log(MemoryStorage(), KEY), AppendedLog)
+
+
+def test_what_is_appended_can_be_read_on_either_kind() -> None:
+    for storage in (MemoryStorage(), WithoutAppend()):
+        opened = open_log(storage, KEY)
+        assert read_log(storage, KEY) == b""
+        opened.append(b"one\n")
+        opened.append(b"two\n")
+        opened.flush()
+        assert read_log(storage, KEY) == b"one\ntwo\n"
+        opened.append(b"three\n")
+        opened.close()
+        assert read_log(storage, KEY) == b"one\ntwo\nthree\n"
+
+
+def test_the_end_of_a_log(storage: WithoutAppend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_SEGMENT_BYTES", 10)
+    for store in (MemoryStorage(), storage):
+        opened = open_log(store, KEY)
+        for number in range(20):
+            opened.append(b"%06d\n" % number)
+            opened.flush()
+        opened.close()
+        assert read_log(store, KEY, last_bytes=7).endswith(b"000019\n")
+        assert len(read_log(store, KEY, last_bytes=7)) < 30
+    assert len(set(storage.puts)) == 10, "a segment ends once it has 10 bytes"
+
+
+def test_a_segment_is_written_anew_until_it_is_full(storage: WithoutAppend) -> None:
+    opened = SegmentedLog(storage, KEY)
+    opened.append(b"one\n")
+    opened.flush()
+    opened.append(b"two\n")
+    opened.close()
+    assert storage.puts == ["ledger/g000001/rank-00000/000001.jsonl"] * 2
+
+
+def test_nothing_new_is_not_written(storage: WithoutAppend) -> None:
+    opened = SegmentedLog(storage, KEY)
+    opened.flush()
+    opened.append(b"one\n")
+    opened.flush()
+    opened.flush()
+    opened.close()
+    assert len(storage.puts) == 1
+
+
+def test_it_is_written_without_being_asked(
+    storage: WithoutAppend, open_segmented: Callable[[float], SegmentedLog]
+) -> None:
+    open_segmented(0.01).append(b"one\n")
+    assert storage.tried.wait(30)
+
+
+def test_a_failure_in_the_background_is_told_once_and_loses_nothing(
+    storage: WithoutAppend, open_segmented: Callable[[float], SegmentedLog]
+) -> None:
+    storage.is_down = True
+    opened = open_segmented(0.01)
+    opened.append(b"one\n")
+    told = threading.Event()
+    for _ in range(3000):
+        storage.tried.clear()
+        assert storage.tried.wait(30)
+        try:
+            opened.append(b".")
+        except StorageUnavailable:
+            told.set()
+            break
+    assert told.is_set()
+    storage.is_down = False
+    opened.append(b"two\n")
+    opened.flush()
+    assert read_log(storage, KEY).startswith(b"one\n.")
+    assert read_log(storage, KEY).endswith(b"two\n")
+
+
+def test_a_flush_that_fails_says_so_and_the_next_one_makes_up_for_it(
+    storage: WithoutAppend,
+) -> None:
+    opened = SegmentedLog(storage, KEY)
+    opened.append(b"one\n")
+    storage.is_down = True
+    with pytest.raises(StorageUnavailable):
+        opened.flush()
+    storage.is_down = False
+    opened.append(b"two\n")
+    opened.close()
+    assert read_log(storage, KEY) == b"one\ntwo\n"
+
+
+def test_what_waits_is_bounded(storage: WithoutAppend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_MOST_WAITING_BYTES", 10)
+    storage.is_down = True
+    opened = SegmentedLog(storage, KEY)
+    for _ in range(5):
+        opened.append(b"12345\n")
+    storage.is_down = False
+    opened.close()
+    assert read_log(storage, KEY) == b"12345\n12345\n"
