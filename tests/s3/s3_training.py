@@ -1,9 +1,12 @@
 """Jobs of two ranks on the server, and what must hold of a run whatever went wrong."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from models import Model, adamw, step
 from torch.distributed.fsdp import fully_shard
@@ -16,7 +19,7 @@ from keepstep.errors import KeepstepError
 from keepstep.observability.counters import COUNTERS
 from keepstep.session.session import Session
 from keepstep.storage.opening import open_storage
-from keepstep.storage.retrying import RETRIES
+from keepstep.storage.retrying import RETRIES, RetryPolicy
 from keepstep.storage.s3 import S3Storage
 
 RunRanks = Callable[..., list[Any]]
@@ -66,6 +69,12 @@ def train(
     except KeepstepError as raised:
         error = raised
     return Outcome(reached, restored_step, error, COUNTERS.total(RETRIES))
+
+
+def ask_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions repeat requests as often as ever, with shorter waits in between."""
+    quick = partial(RetryPolicy, longest_wait_seconds=0.1)
+    monkeypatch.setattr(sys.modules["keepstep.session.opening"], "RetryPolicy", quick)
 
 
 def store_of(uri: str) -> S3Storage:

@@ -227,7 +227,7 @@ def test_what_lasts_ends_when_the_attempts_are_used_up(
     storage: S3Storage, proxy: FaultProxy, request_: Request
 ) -> None:
     spoiled = request_.spoil(proxy, SLOW_DOWN, times=None)
-    with pytest.raises(StorageUnavailable, match="SlowDown|503"):
+    with pytest.raises(StorageUnavailable, match=r"SlowDown|503"):
         request_.act(storage)
     assert (spoiled.hits(), spoiled.retries()) == (ATTEMPTS, ATTEMPTS - 1)
     proxy.clear()

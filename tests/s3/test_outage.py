@@ -16,6 +16,8 @@ from keepstep.session.session import Session
 from keepstep.testing.s3_server import S3Server
 
 STEP_SECONDS = 0.05
+DOWN_SECONDS = 5
+TORCHRUN_STEPS = 400
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_training_goes_on_while_the_server_is_dead_and_the_next_save_commits(
         progress.await_step(5)
         mortal_server.kill()
         steps.append(progress.step())
-        progress.await_step(steps[0] + round(6 / STEP_SECONDS))
+        progress.await_step(steps[0] + round(DOWN_SECONDS / STEP_SECONDS))
         steps.append(progress.step())
         mortal_server.start()
         progress.await_step(progress.step() + 5)
@@ -104,14 +106,11 @@ def test_a_job_under_torchrun_needs_no_restart_for_an_outage_of_twenty_seconds(
     seen += await_line(lines, "outcome=committed")
     seen += lines.read()
     assert job.wait(60) == 0, seen
-    assert f"done step={STEPS}" in seen
+    assert f"done step={TORCHRUN_STEPS}" in seen
     assert "restart_count=1" not in seen
     storage = store_of(s3_uri)
-    assert committed_steps(storage)[-1] == STEPS
+    assert committed_steps(storage)[-1] == TORCHRUN_STEPS
     check_run(storage)
-
-
-STEPS = 400
 
 
 def launch(uri: str, directory: Path) -> subprocess.Popen[str]:
@@ -121,7 +120,7 @@ def launch(uri: str, directory: Path) -> subprocess.Popen[str]:
         [
             *(sys.executable, *torchrun, "--max-restarts", "0"),
             *(root / "launch/train.py", root / "launch/recipes/tiny.toml"),
-            *("--uri", uri, "--train.steps", str(STEPS), "--checkpoint.every", "5"),
+            *("--uri", uri, "--train.steps", str(TORCHRUN_STEPS), "--checkpoint.every", "5"),
             *("--checkpoint.when_busy", "skip"),
         ],
         cwd=directory,

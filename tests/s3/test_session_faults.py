@@ -8,6 +8,7 @@ from s3_training import (
     SMALL_ROWS,
     Outcome,
     RunRanks,
+    ask_again_at_once,
     check_run,
     committed_steps,
     store_of,
@@ -56,13 +57,14 @@ LASTS: dict[int, list[tuple[Fault, Where]]] = {
     LARGE_ROWS: [(SLOW_DOWN, PART), (INTERNAL_ERROR, COMPLETE)],
 }
 """By the size of the model, what the saves of steps 1 and 3 meet."""
-OPTIONS = {"every": 1, "retry_seconds": 1.0}
+OPTIONS = {"every": 1, "retry_seconds": 0.5}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent store is given up after a second."""
+    """A silent store is given up after a second, and asked again at once."""
     monkeypatch.setattr(s3_client, "_READ_TIMEOUT_SECONDS", 1)
+    ask_again_at_once(monkeypatch)
 
 
 def spoil(proxy: FaultProxy, step: int, fault: Fault, where: Where) -> Rule:
@@ -75,8 +77,7 @@ def results(outcomes: list[Outcome]) -> list[tuple[int, int, type[Exception] | N
     return [(o.restored_step, o.step, type(o.error) if o.error else None) for o in outcomes]
 
 
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("rows", PASSES)
+@pytest.mark.parametrize("rows", PASSES, ids=["small", "large"])
 def test_saves_survive_what_passes(
     run_ranks: RunRanks, s3_uri: str, proxy: FaultProxy, rows: int
 ) -> None:
@@ -90,7 +91,9 @@ def test_saves_survive_what_passes(
     check_run(storage)
 
 
-@pytest.mark.parametrize("rows", LASTS)
+@pytest.mark.parametrize(
+    "rows", [SMALL_ROWS, pytest.param(LARGE_ROWS, marks=pytest.mark.long)], ids=["small", "large"]
+)
 def test_saves_that_cannot_be_are_abandoned_and_the_next_ones_commit(
     run_ranks: RunRanks, s3_uri: str, proxy: FaultProxy, rows: int
 ) -> None:
@@ -124,7 +127,6 @@ def test_what_a_failing_store_leaves_is_swept_by_the_next_start(
     check_run(storage)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_resume_ends_alike_on_all_ranks_or_survives(
     run_ranks: RunRanks, s3_uri: str, proxy: FaultProxy
 ) -> None:

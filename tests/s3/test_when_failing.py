@@ -7,6 +7,7 @@ import pytest
 from s3_training import (
     LARGE_ROWS,
     RunRanks,
+    ask_again_at_once,
     check_run,
     committed_steps,
     store_of,
@@ -25,6 +26,7 @@ FAILING = {"every": 1, "retry_seconds": 0.2, "failed_saves_allowed": 1}
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saves, "_PAUSE_SECONDS", 0.2)
+    ask_again_at_once(monkeypatch)
 
 
 def fail_all_saves(proxy: FaultProxy) -> Rule:
@@ -35,7 +37,7 @@ def test_a_store_that_is_too_slow_costs_a_save_and_no_training(
     run_ranks: RunRanks, s3_uri: str, proxy: FaultProxy
 ) -> None:
     # Whatever is on its way when the deadline comes is still sent to its end.
-    proxy.inject(SlowBody(2_000_000), method="PUT", path="steps/000000000001-", times=None)
+    proxy.inject(SlowBody(4_000_000), method="PUT", path="steps/000000000001-", times=None)
     options: dict[str, Any] = {"every": 1, "deadline_seconds": 1.0, "when_failing": "continue"}
     outcomes = run_ranks(2, train, s3_uri, 2, options, LARGE_ROWS)
     assert [(outcome.step, outcome.error) for outcome in outcomes] == [(2, None)] * 2
@@ -49,7 +51,9 @@ def test_a_store_that_is_too_slow_costs_a_save_and_no_training(
     [
         # What became of a step's save shows at the next step, and the second failure is too much.
         ({"when_failing": "stop"}, 2),
-        ({"when_failing": "pause", "longest_pause_seconds": 0.5}, 2),
+        pytest.param(
+            {"when_failing": "pause", "longest_pause_seconds": 0.5}, 2, marks=pytest.mark.long
+        ),
     ],
     ids=["stop", "pause"],
 )

@@ -169,7 +169,13 @@ def test_a_store_that_refuses_conditions_needs_it_as_well(
     ("environ", "bucket", "code", "remedy"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "", ExitCode.DENIED, "AWS_SECRET_ACCESS_KEY"),
-        ({}, "no-such-bucket", ExitCode.CONFIG, "there is no such bucket; create it"),
+        pytest.param(
+            {},
+            "no-such-bucket",
+            ExitCode.CONFIG,
+            "there is no such bucket; create it",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["wrong secret", "missing bucket"],
 )

@@ -147,8 +147,10 @@ def test_what_waits_is_bounded(storage: WithoutAppend, monkeypatch: pytest.Monke
     monkeypatch.setattr(log, "_MOST_WAITING_BYTES", 10)
     storage.is_down = True
     opened = SegmentedLog(storage, KEY)
-    for _ in range(5):
-        opened.append(b"12345\n")
+    opened.append(b"12345\n")
+    opened.append(b"12345\n")
+    with pytest.raises(StorageUnavailable, match="this is lost"):
+        opened.append(b"67890\n")
     storage.is_down = False
     opened.close()
     assert read_log(storage, KEY) == b"12345\n12345\n"

@@ -23,6 +23,8 @@ from keepstep.errors import (
     StorageUnavailable,
     StoreNotFound,
 )
+from keepstep.storage.retrying import RetryPolicy
+from keepstep.storage.s3_client import S3Client
 from keepstep.storage.s3_errors import code_of, is_passing, translated
 
 URL = "http://store"
@@ -144,3 +146,16 @@ def test_a_code_is_a_word_for_counting() -> None:
     assert code_of(answer(503, "SlowDown")) == "SlowDown"
     assert code_of(answer(502)) == "502"
     assert code_of(ConnectionResetError()) == "ConnectionResetError"
+
+
+def test_what_is_a_storage_error_already_is_raised_as_it_is() -> None:
+    error = StorageUnavailable("3 of 4 bytes came", key="a")
+
+    def fail() -> None:
+        raise error
+
+    client = S3Client("bucket", "s3://bucket", RetryPolicy(attempts=2, longest_wait_seconds=0.01))
+    with pytest.raises(StorageUnavailable) as caught:
+        client.run("get_object", "a", fail)
+    assert caught.value is error
+    assert caught.value.__cause__ is None

@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
-from keepstep.errors import ObjectNotFound, StorageError
+from keepstep.errors import ObjectNotFound, StorageError, StorageUnavailable
 from keepstep.storage.base import Buffer, Storage
 
 FLUSH_SECONDS = 5.0
@@ -89,9 +89,11 @@ class SegmentedLog:
 
     def append(self, data: Buffer) -> None:
         with self._lock:
+            error, self._error = self._error, None
             if len(self._waiting) < _MOST_WAITING_BYTES:
                 self._waiting += data
-            error, self._error = self._error, None
+            elif error is None:
+                error = StorageUnavailable("too much of a log waits for the store; this is lost")
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._flush_now_and_then, name="keepstep-log", daemon=True

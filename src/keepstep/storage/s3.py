@@ -24,7 +24,13 @@ from keepstep.storage.parts import Parts
 from keepstep.storage.retrying import RetryPolicy
 from keepstep.storage.s3_body import Body, checksum
 from keepstep.storage.s3_client import CONCURRENCY, S3Client
-from keepstep.storage.s3_upload import PART_BYTES, WRITER, MultipartUpload, WholeUpload, part_bytes_of
+from keepstep.storage.s3_upload import (
+    PART_BYTES,
+    WRITER,
+    MultipartUpload,
+    WholeUpload,
+    part_bytes_of,
+)
 
 _READ_BYTES = 1 << 20
 _MOST_DELETED = 1000
