@@ -4,6 +4,8 @@ import pytest
 
 from rank_processes import RunRanks, run_in_ranks
 
+pytest_plugins = ["s3_fixtures"]
+
 
 @pytest.fixture
 def run_ranks() -> RunRanks:

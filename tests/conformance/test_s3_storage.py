@@ -12,7 +12,6 @@ from keepstep.storage.opening import open_storage
 from keepstep.storage.s3 import S3Storage
 from keepstep.storage.s3_upload import PART_BYTES, part_bytes_of
 from keepstep.testing.conformance import StorageConformance
-from s3.conftest import s3_server, s3_uri  # noqa: F401  # fixtures
 
 MIB = 1 << 20
 
@@ -25,7 +24,7 @@ def storage_of(uri: str, *, single_writer: bool = False) -> S3Storage:
 
 class TestS3Storage(StorageConformance):
     @pytest.fixture
-    def storage(self, s3_uri: str) -> S3Storage:  # noqa: F811
+    def storage(self, s3_uri: str) -> S3Storage:
         return storage_of(s3_uri)
 
     @pytest.mark.long  # 17 s on this server; sixteen processes race in tests/s3/test_race.py
@@ -35,7 +34,7 @@ class TestS3Storage(StorageConformance):
 
 class TestS3StorageOfASingleWriter(StorageConformance):
     @pytest.fixture
-    def storage(self, s3_uri: str) -> S3Storage:  # noqa: F811
+    def storage(self, s3_uri: str) -> S3Storage:
         return storage_of(s3_uri, single_writer=True)
 
     @pytest.mark.skip(reason="who looks first and then writes has no rivals, or several win")
@@ -43,14 +42,14 @@ class TestS3StorageOfASingleWriter(StorageConformance):
 
 
 @pytest.fixture
-def storage(s3_uri: str) -> S3Storage:  # noqa: F811
+def storage(s3_uri: str) -> S3Storage:
     return storage_of(s3_uri)
 
 
 @pytest.mark.parametrize("single_writer", [False, True])
 @pytest.mark.parametrize("piece_bytes", [3 * MIB + 7, PART_BYTES, 2 * PART_BYTES])
 def test_threads_write_the_parts_of_a_large_object_in_any_order(
-    s3_uri: str,  # noqa: F811
+    s3_uri: str,
     piece_bytes: int,
     single_writer: bool,
 ) -> None:

@@ -3,10 +3,11 @@
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from concurrent.futures import Future as ThreadFuture
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -35,6 +36,9 @@ from keepstep.storage.base import ObjectWriter, Storage
 
 WRITER_THREADS = 4
 """Enough to keep a disk busy while others gather and hash; they hardly ever hold the GIL."""
+
+_LIFE_SECONDS = 1.0
+"""Between two looks at a write that takes long."""
 
 _DCP_VERSION = "1.0.0"
 """Of stock DCP's file system format, which ``.metadata`` and the frames keep to."""
@@ -171,26 +175,38 @@ class ShardWriter(StorageWriter):
         for number, batch in enumerate((pieces[:middle], pieces[middle:])):
             if number == 1:
                 failpoints.hit("write.middle", step=self._attempt.step)
-            for done in self._each(lambda piece: _write_piece(contents, writer, *piece), batch):
+            work = partial(_write_piece, contents, writer)
+            for done in self._each(work, batch, alive, on_error=writer.abandon):
                 checksums += done.checksums
                 for slot, digest in done.digests:
                     digests[slot] ^= digest
-                alive()
         return checksums, digests
 
     def _each(
-        self, work: Callable[[tuple[int, int]], "_Written"], pieces: list[tuple[int, int]]
+        self,
+        work: Callable[[int, int], "_Written"],
+        pieces: list[tuple[int, int]],
+        alive: Callable[[], None],
+        *,
+        on_error: Callable[[], None],
     ) -> Iterator["_Written"]:
-        """Results as they come. An error is raised once nothing is running any more."""
-        if len(pieces) <= 1:
-            yield from map(work, pieces)
-            return
+        """Results as they come. An error is raised once nothing is running any more.
+
+        Args:
+            alive: Called at least once a second.
+        """
         with _own_or_given(self._threads) as threads:
-            futures: list[ThreadFuture[_Written]] = []
+            futures: set[ThreadFuture[_Written]] = set()
             try:
-                futures += [_submitted(threads, work, piece) for piece in pieces]
-                for future in as_completed(futures):
-                    yield future.result()
+                futures |= {_submitted(threads, work, *piece) for piece in pieces}
+                waiting = set(futures)
+                while waiting:
+                    done, waiting = wait(waiting, _LIFE_SECONDS, FIRST_COMPLETED)
+                    alive()
+                    yield from (future.result() for future in done)
+            except BaseException:
+                on_error()
+                raise
             finally:
                 for future in futures:
                     future.cancel()
@@ -234,13 +250,13 @@ class _Written:
 
 
 def _submitted(
-    threads: Executor, work: Callable[[tuple[int, int]], _Written], piece: tuple[int, int]
+    threads: Executor, work: Callable[[int, int], _Written], start: int, stop: int
 ) -> ThreadFuture[_Written]:
     try:
-        return threads.submit(work, piece)
+        return threads.submit(work, start, stop)
     except RuntimeError:  # the interpreter is ending, and its threads take nothing on any more
         future: ThreadFuture[_Written] = ThreadFuture()
-        future.set_result(work(piece))
+        future.set_result(work(start, stop))
         return future
 
 

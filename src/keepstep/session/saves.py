@@ -152,7 +152,10 @@ class Saves:
             stop_is_due: Whether this rank wants to leave all the same.
         """
         began = time.monotonic()
-        while self.holds_training:
+        while True:
+            self.finish()
+            if not self.holds_training:
+                return
             has_lasted = time.monotonic() - began > self._longest_pause_seconds
             is_over, leaves = self._control.largest([has_lasted, stop_is_due()])
             if leaves:
@@ -162,7 +165,6 @@ class Saves:
             report_pause(time.monotonic() - began, self._longest_pause_seconds, self._world)
             time.sleep(_PAUSE_SECONDS)
             begin()
-            self.finish()
 
     def conclude(self) -> Save:
         """Wait for the save in flight, and raise what it raised. *Ranks:* local."""

@@ -55,6 +55,12 @@ class ObjectWriter(Protocol):
         """Put ``data`` at ``offset`` bytes. It may be reused once this returns."""
         ...
 
+    def abandon(self) -> None:
+        """Let writes that are under way fail soon, if they could take long: the object is given
+        up.
+        """
+        ...
+
 
 class ObjectReader(Protocol):
     """An object that is being read in pieces, in any order. Thread-safe."""

@@ -192,6 +192,9 @@ class _TranslatedWriter:
         with _translated(self._key):
             self._file.write(offset, data)
 
+    def abandon(self) -> None:
+        pass  # a disk takes a piece at once, or not at all
+
 
 class _TranslatedReader:
     def __init__(self, file: FileReader, key: str) -> None:

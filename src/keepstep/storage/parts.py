@@ -16,9 +16,19 @@ class Parts:
     A piece that covers whole parts is sent from where it is. Others wait in a buffer until their
     part is complete: at most as many parts as are begun and not complete. Thread-safe; whoever
     completes a part sends it.
+
+    Args:
+        abandon: Lets what is being sent fail soon.
     """
 
-    def __init__(self, size_bytes: int, part_bytes: int, send: Send) -> None:
+    def __init__(
+        self,
+        size_bytes: int,
+        part_bytes: int,
+        send: Send,
+        abandon: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.abandon = abandon
         self.count = max(1, -(-size_bytes // part_bytes))
         self._size_bytes = size_bytes
         self._part_bytes = part_bytes

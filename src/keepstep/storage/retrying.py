@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +17,18 @@ RETRIES = "storage_retries"
 """Name of the counter of repeated requests; labels: operation, cause."""
 
 T = TypeVar("T")
+
+_is_counted_here: ContextVar[bool] = ContextVar("is_counted_here", default=False)
+
+
+class _NotOurs(logging.Filter):
+    """Keeps stamina from warning of every retry of ours: a busy store causes thousands."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _is_counted_here.get()
+
+
+logging.getLogger("stamina").addFilter(_NotOurs())
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,13 @@ class Retrier:
         *Blocks:* as long as the policy says, and one request's own timeouts.
         *Raises:* what the last attempt raised.
         """
+        token = _is_counted_here.set(True)
+        try:
+            return self._call(operation, act)
+        finally:
+            _is_counted_here.reset(token)
+
+    def _call(self, operation: str, act: Callable[[], T]) -> T:
         policy, cause = self._policy, ""
         for attempt in stamina.retry_context(
             on=self._is_passing,

@@ -95,7 +95,7 @@ class S3Storage:
             else self._multipart_upload(key, size_bytes)
         )
         try:
-            parts = Parts(size_bytes, part_bytes, upload.send)
+            parts = Parts(size_bytes, part_bytes, upload.send, upload.abandon)
             yield parts
             parts.finish()
             upload.complete()

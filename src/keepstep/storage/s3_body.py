@@ -2,6 +2,7 @@
 
 import struct
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 
 from awscrt.checksums import crc32c
 
@@ -18,16 +19,22 @@ def checksum_of_parts(checksums: list[str]) -> str:
 
 
 class Body:
-    """A file over memory, as HTTP clients read it: without a copy of the whole."""
+    """A file over memory, as HTTP clients read it: without a copy of the whole.
 
-    def __init__(self, data: memoryview) -> None:
+    Args:
+        before_read: Called before every read; what it raises ends the request.
+    """
+
+    def __init__(self, data: memoryview, before_read: Callable[[], None] = lambda: None) -> None:
         self._data = data
+        self._before_read = before_read
         self._position = 0
 
     def __len__(self) -> int:
         return len(self._data)
 
     def read(self, size: int = -1) -> memoryview:
+        self._before_read()
         stop = len(self._data) if size < 0 else self._position + size
         found = self._data[self._position : stop]
         self._position += len(found)

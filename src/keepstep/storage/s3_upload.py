@@ -42,6 +42,9 @@ class WholeUpload:
         self._storage.create(self._key, data)
         self._is_created = True
 
+    def abandon(self) -> None:
+        """Nothing: what is sent is small."""
+
     def complete(self) -> None:
         """Nothing is left to do."""
 
@@ -72,6 +75,7 @@ class MultipartUpload:
         self._writer = secrets.token_hex(8)
         self._parts: dict[int, dict[str, Any]] = {}
         self._is_completed = False
+        self._is_abandoned = threading.Event()
         self._lock = threading.Lock()
         answer = client.request(
             "create_multipart_upload",
@@ -87,12 +91,13 @@ class MultipartUpload:
         sent = checksum(data)
 
         def upload() -> dict[str, Any]:
+            self._check_wanted()
             answer: dict[str, Any] = self._client.once(
                 "upload_part",
                 Key=self._name,
                 UploadId=self._id,
                 PartNumber=number + 1,
-                Body=Body(data),
+                Body=Body(data, self._check_wanted),
                 ChecksumCRC32C=sent,
             )
             if answer.get("ChecksumCRC32C", sent) != sent:
@@ -106,6 +111,10 @@ class MultipartUpload:
                 "ETag": answer["ETag"],
                 "ChecksumCRC32C": sent,
             }
+
+    def abandon(self) -> None:
+        """Let parts that are being sent fail."""
+        self._is_abandoned.set()
 
     def complete(self) -> None:
         """Make the object of its parts. *Raises:* ``ObjectExists`` if the name is taken."""
@@ -143,6 +152,10 @@ class MultipartUpload:
                 self._client.once("abort_multipart_upload", Key=self._name, UploadId=self._id)
         except Exception:  # noqa: BLE001  # what led here is raised, and it matters more
             return
+
+    def _check_wanted(self) -> None:
+        if self._is_abandoned.is_set():
+            raise StorageError("the upload was given up", key=self._key)
 
     def _check(self, conflict: StorageError | None) -> None:
         """Look at what is there now; a conflict is none if it is ours."""

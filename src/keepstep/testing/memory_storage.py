@@ -77,6 +77,9 @@ class _MemoryWriter:
     def write(self, offset: int, data: Buffer) -> None:
         self.data[offset : offset + len(data)] = data
 
+    def abandon(self) -> None:
+        pass
+
 
 class _MemoryReader:
     def __init__(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A real S3 server for all tests here, a fresh prefix for each, and a proxy that spoils replies."""
+"""A real S3 server for all tests, a fresh prefix for each, and a proxy that spoils replies."""
 
 import os
 import secrets
