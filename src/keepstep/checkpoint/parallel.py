@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -30,9 +31,10 @@ def for_each(tasks: Sequence[T], act: Callable[[T], None], *, num_threads: int) 
 
     helpers = min(num_threads, len(tasks)) - 1
     if helpers > 0:
-        with ThreadPoolExecutor(helpers, thread_name_prefix="keepstep-load") as pool:
-            for _ in range(helpers):
-                pool.submit(work)
+        with ThreadPoolExecutor(helpers, thread_name_prefix="keepstep") as pool:
+            with suppress(RuntimeError):  # the interpreter is ending: then this thread does it all
+                for _ in range(helpers):
+                    pool.submit(work)
             work()
     else:
         work()

@@ -46,9 +46,15 @@ class Snapshot:
     @classmethod
     def open(cls, storage: Storage, manifest: Manifest) -> "Snapshot":
         """*Raises:* ``CorruptCheckpointError``, ``ObjectNotFound`` naming the damaged index."""
+        indexes: dict[int, RankIndex] = {}
+
+        def read(rank: int) -> None:
+            indexes[rank] = read_index(storage, manifest, rank)
+
+        ranks = range(manifest.world_size)
         with collector_paused():
-            ranks = range(manifest.world_size)
-            return cls(manifest, tuple(read_index(storage, manifest, rank) for rank in ranks))
+            for_each(ranks, read, num_threads=storage.capabilities.concurrency)
+        return cls(manifest, tuple(indexes[rank] for rank in ranks))
 
     @cached_property
     def frames(self) -> list[Frame]:

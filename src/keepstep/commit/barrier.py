@@ -6,16 +6,24 @@ instead of hanging its peers. Every key holds the attempt's id, so that what a d
 behind is never read. A failure on any rank reaches all ranks as the same error.
 
 A wait ends when the rank that is waited for has given no sign of life for the timeout. Writing is a
-sign of life: a large save may take longer than the timeout, a stuck one may not.
+sign of life: a large save may take longer than the timeout, a stuck one may not. Waiting for a
+store is one as well, for a while.
 """
 
 import pickle
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from keepstep.errors import BarrierTimeout, CommitAborted, InternalError, KeepstepError
+from keepstep.errors import (
+    BarrierTimeout,
+    CommitAborted,
+    CoordinationError,
+    InternalError,
+    KeepstepError,
+)
 from keepstep.world import World
 
 _GOOD, _BAD = b"+", b"-"
@@ -55,14 +63,50 @@ class CommitBarrier:
         self._timeout_seconds = timeout_seconds
         self._lives = 0
         self._lived_at = 0.0
+        self._worked_at = 0.0
+        self._living = threading.Lock()
+        self._life_seconds = min(_LIFE_INTERVAL_SECONDS, timeout_seconds / 4)
 
     def alive(self) -> None:
         """Give a sign of life, at most once a second. *Ranks:* local, while at work."""
-        now = time.monotonic()
-        if now - self._lived_at >= min(_LIFE_INTERVAL_SECONDS, self._timeout_seconds / 4):
-            self._lives += 1
-            self._lived_at = now
-            self._store.set(self._life_key(self._world.rank), b"%d" % self._lives)
+        self._worked_at = time.monotonic()
+        self._live()
+
+    @contextmanager
+    def kept_alive(self, patience_seconds: float) -> Iterator[None]:
+        """Give signs of life from a thread, while this rank may be waiting for the store.
+
+        It stops after ``patience_seconds`` without :meth:`alive`: who hangs must be missed.
+
+        *Ranks:* local.
+        """
+        has_ended = threading.Event()
+        self._worked_at = time.monotonic()
+
+        def live() -> None:
+            with suppress(CoordinationError):  # what follows will find out
+                while not has_ended.wait(self._life_seconds):
+                    if time.monotonic() - self._worked_at > patience_seconds:
+                        return
+                    self._live()
+
+        thread = threading.Thread(target=live, name="keepstep-alive", daemon=True)
+        with suppress(RuntimeError):  # the interpreter is ending: then without
+            thread.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            if thread.ident is not None:
+                thread.join()
+
+    def _live(self) -> None:
+        with self._living:
+            now = time.monotonic()
+            if now - self._lived_at >= self._life_seconds:
+                self._lives += 1
+                self._lived_at = now
+                self._store.set(self._life_key(self._world.rank), b"%d" % self._lives)
 
     def post(self, topic: str, produce: Callable[[], bytes]) -> None:
         """Post what ``produce`` returns, or the exception it raises.

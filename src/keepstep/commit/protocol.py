@@ -41,6 +41,9 @@ from keepstep.storage.base import Storage
 from keepstep.world import World
 
 _WHOLE_PLAN = f"{Phase.PLAN}.whole"
+_PATIENCE_SECONDS = 300.0
+"""How long a rank that waits for the store counts as alive: a few requests with their retries."""
+
 _ASKED, _GIVEN = b"?", b"="
 
 
@@ -174,7 +177,7 @@ class Attempt:
             # What this rank wrote stays: its record may have arrived, and the step be published.
             if not _is_published(self._storage, self.id):
                 raise _unknown(error, self.id) from error
-        except (CommitAborted, BarrierTimeout, StorageError) as error:
+        except (CommitAborted, StorageError) as error:
             if _is_published(self._storage, self.id):
                 return  # whatever went wrong, went wrong after the step had become real
             self._abort(error)
@@ -202,7 +205,7 @@ class Attempt:
     def _contribute(self) -> bytes:
         if self._problem is not None:
             raise self._problem
-        with self._timeline.phase(Phase.WRITE):
+        with self._timeline.phase(Phase.WRITE), self._barrier.kept_alive(_PATIENCE_SECONDS):
             record = self._participant.write(self._alive)
         failpoints.hit(f"{Phase.ARRIVE}.before", step=self.id.step)
         return record
@@ -220,7 +223,7 @@ class Attempt:
         records = self._barrier.collect(Phase.ARRIVE)
         self._timeline.seconds[Phase.ARRIVE] = time.monotonic() - start
         failpoints.hit(f"{Phase.ARRIVE}.after", step=self.id.step)
-        with self._timeline.phase(Phase.PUBLISH):
+        with self._timeline.phase(Phase.PUBLISH), self._barrier.kept_alive(_PATIENCE_SECONDS):
             publish(self._storage, self._participant.manifest(records))
         return b"committed"
 

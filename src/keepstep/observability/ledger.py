@@ -51,11 +51,14 @@ class Ledger:
 
     def close(self) -> None:
         """Flush, and free what the log needed."""
-        self._log.close()
+        try:
+            self._log.close()
+        except StorageError as error:
+            logger.warning("the last events did not reach the ledger: %s", error)
 
     def _report(self, error: StorageError) -> None:
         if not self._is_failing:
-            logger.warning("the ledger cannot be written, events are lost: %s", error)
+            logger.warning("the ledger cannot be written now: %s", error)
         self._is_failing = True
 
 

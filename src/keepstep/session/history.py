@@ -19,12 +19,15 @@ END = "end"
 """The event of a session that was left without an error."""
 
 _TAIL_BYTES = 4 << 20
+_LAST_EVENT_BYTES = 64 << 10
 _GENERATIONS = 50
 
 
-def last_events(storage: Storage, generation: int) -> list[dict[str, Any]]:
+def last_events(
+    storage: Storage, generation: int, *, last_bytes: int = _TAIL_BYTES
+) -> list[dict[str, Any]]:
     """The end of the coordinator's log of a generation; empty if there is none."""
-    return read_ledger(read_log(storage, ledger_key(generation, 0), last_bytes=_TAIL_BYTES))
+    return read_ledger(read_log(storage, ledger_key(generation, 0), last_bytes=last_bytes))
 
 
 def failures_before(storage: Storage, generation: int) -> Failures:
@@ -36,7 +39,7 @@ def failures_before(storage: Storage, generation: int) -> Failures:
     try:
         earlier = [n for n in Catalog(storage).generations() if n < generation][-_GENERATIONS:]
         for number in earlier:
-            events = last_events(storage, number)
+            events = last_events(storage, number, last_bytes=_LAST_EVENT_BYTES)
             if not events:
                 continue
             started = datetime.fromisoformat(read_generation(storage, number).started)

@@ -2,10 +2,11 @@
 
 import logging
 
+from keepstep.checkpoint.parallel import for_each
 from keepstep.commit.layout import STEPS
 from keepstep.commit.uploads import stale_uploads
 from keepstep.errors import ConfigError, StorageError
-from keepstep.storage.base import KeepsUploads, Storage
+from keepstep.storage.base import KeepsUploads, Storage, Upload
 from keepstep.storage.probe import creates_exclusively
 
 logger = logging.getLogger("keepstep.session")
@@ -43,9 +44,13 @@ def abort_stale_uploads(storage: Storage, generation: int) -> None:
     """
     if not isinstance(storage, KeepsUploads):
         return
+
+    def abort(upload: Upload) -> None:
+        storage.abort_upload(upload)
+        logger.info("aborted an unfinished upload of %s", upload.key)
+
     try:
-        for upload in stale_uploads(storage.uploads(STEPS), generation):
-            storage.abort_upload(upload)
-            logger.info("aborted an unfinished upload of %s", upload.key)
+        stale = stale_uploads(storage.uploads(STEPS), generation)
+        for_each(stale, abort, num_threads=storage.capabilities.concurrency)
     except StorageError as error:
         logger.warning("unfinished uploads may be left in %s: %s", storage.uri, error)

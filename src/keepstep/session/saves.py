@@ -8,7 +8,7 @@ from typing import Literal
 from keepstep.checkpoint.staging import CHANGED_WHILE_COPIED
 from keepstep.commit.layout import CheckpointId
 from keepstep.elastic.control_group import ControlGroup
-from keepstep.errors import CommitAborted, CommitError, InternalError, KeepstepError
+from keepstep.errors import CommitAborted, CommitError, InternalError
 from keepstep.observability.ledger import Ledger
 from keepstep.session.pacing import Pace
 from keepstep.session.reporting import (
@@ -141,6 +141,24 @@ class Saves:
         if self._failed > self._allowed and self._when_failing == "stop":
             raise self._failure or CommitAborted("too many saves in a row have failed")
 
+    def insist(self, begin: Callable[[], Save]) -> None:
+        """Save until a step is committed; as often, and as long, as failures are put up with.
+
+        *Raises:* what the last try raised; ``FencedError``.
+        """
+        while True:
+            begin()
+            self.finish()
+            if not self._failed:
+                return
+            if self._when_failing == "pause":
+                self.hold(begin, stop_is_due=lambda: False)
+            elif self._failed > self._allowed:
+                raise self._failure or CommitAborted("too many saves in a row have failed")
+            if not self._failed:
+                return
+            time.sleep(_PAUSE_SECONDS)
+
     def hold(self, begin: Callable[[], Save], *, stop_is_due: Callable[[], bool]) -> None:
         """Keep training waiting, trying to save again and again, until a step is committed.
 
@@ -186,7 +204,7 @@ class Saves:
         try:
             if self._in_flight is not None:
                 self.conclude()
-        except KeepstepError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it was, this is the end
             logger.warning("the last save has failed: %s", error)
         # Not if waiting was interrupted: the save's thread still needs what this would free.
         self._saver.close()

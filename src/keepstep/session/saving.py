@@ -108,6 +108,9 @@ class Save:
         """Everything after staging. Raises nothing: :meth:`committed` does."""
         try:
             before_commit()
+        except Exception:  # a save does not depend on it
+            logger.exception("what precedes a commit has failed")
+        try:
             attempt.persist()
         except BaseException as error:  # noqa: BLE001  # whoever asks for the outcome gets it
             self._error = error

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -258,8 +258,8 @@ class Session:
         self._is_closed = True
         try:
             if self._generation is not None:
-                self._generation.saves.close()
-                self._generation.ledger.close()
+                with closing(self._generation.ledger):
+                    self._generation.saves.close()
         finally:
             self._control.close()
 
@@ -284,8 +284,7 @@ class Session:
         committed_step = saves.latest.step if saves.latest else 0
         (is_behind,) = self._control.largest([self.step != committed_step])
         if is_behind:
-            saves.begin(self._state, self.step, self._describe)
-            saves.conclude()
+            saves.insist(lambda: saves.begin(self._state, self.step, self._describe))
 
     def _open_run(self) -> str:
         """*Ranks:* coordinator."""

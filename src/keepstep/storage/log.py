@@ -8,11 +8,14 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
-from keepstep.errors import ObjectNotFound, StorageError, StorageUnavailable
+from keepstep.errors import ObjectNotFound, StorageError, StorageFull, StorageUnavailable
 from keepstep.storage.base import Buffer, Storage
 
 FLUSH_SECONDS = 5.0
 """What the death of a process takes with it, at most, where objects never grow."""
+
+PATIENCE_SECONDS = 10.0
+"""The longest that whoever flushes is kept waiting."""
 
 _SEGMENT_BYTES = 256 << 10
 _MOST_WAITING_BYTES = 8 << 20
@@ -22,7 +25,8 @@ class Log(Protocol):
     """A log of one writer. Thread-safe."""
 
     def append(self, data: Buffer) -> None:
-        """Add to the end. *Raises:* ``StorageError`` if this, or what waited before, was lost."""
+        """Add to the end. *Raises:* ``StorageError`` if the log cannot be written now; where it is
+        kept in memory first, what was added waits for better times."""
         ...
 
     def flush(self) -> None:
@@ -30,7 +34,7 @@ class Log(Protocol):
         ...
 
     def close(self) -> None:
-        """Flush, as far as possible, and free what the log needed."""
+        """Flush, and free what the log needed. *Raises:* ``StorageError`` if something is lost."""
         ...
 
 
@@ -82,54 +86,82 @@ class SegmentedLog:
         self._segment = b""
         self._waiting = bytearray()
         self._error: StorageError | None = None
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()
-        self._is_closed = threading.Event()
+        self._changed = threading.Condition()
+        self._written = 0
+        self._wanted = 0
+        self._failures = 0
+        self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def append(self, data: Buffer) -> None:
-        with self._lock:
-            error, self._error = self._error, None
-            if len(self._waiting) < _MOST_WAITING_BYTES:
-                self._waiting += data
-            elif error is None:
-                error = StorageUnavailable("too much of a log waits for the store; this is lost")
+        with self._changed:
+            if len(self._waiting) + len(data) > _MOST_WAITING_BYTES:
+                raise StorageFull(
+                    f"{len(self._waiting)} bytes wait to be written to {self._prefix}: what is "
+                    "recorded now is lost"
+                ) from self._error
+            self._waiting += data
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._flush_now_and_then, name="keepstep-log", daemon=True
-                )
+                self._thread = threading.Thread(target=self._work, name="keepstep-log", daemon=True)
                 self._thread.start()
-        if error is not None:
-            raise error
+            if self._error is not None:
+                raise self._error
 
     def flush(self) -> None:
-        with self._flushing:
-            with self._lock:
-                data = bytes(self._waiting)
-            if not data:
-                return
-            self._storage.put(f"{self._prefix}/{self._number:06}.jsonl", self._segment + data)
-            with self._lock:
-                del self._waiting[: len(data)]
-            self._segment += data
-            if len(self._segment) >= _SEGMENT_BYTES:
-                self._number += 1
-                self._segment = b""
+        """As :meth:`Log.flush`. *Blocks:* at most :data:`PATIENCE_SECONDS`."""
+        with self._changed:
+            failures = self._failures
+            self._wanted = wanted = self._written + len(self._waiting)
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._written >= wanted or self._failures > failures, PATIENCE_SECONDS
+            )
+            if self._written < wanted:
+                raise self._error or StorageUnavailable(
+                    f"{self._prefix} is not written after {PATIENCE_SECONDS:.0f} s",
+                    key=self._prefix,
+                )
 
     def close(self) -> None:
-        self._is_closed.set()
-        with suppress(StorageError):
-            self.flush()
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+        if self._waiting:
+            raise self._error or StorageUnavailable("the log was not written", key=self._prefix)
 
-    def _flush_now_and_then(self) -> None:
-        while not self._is_closed.wait(self._flush_seconds):
-            try:
-                self.flush()
-            except StorageError as error:
-                with self._lock:
-                    self._error = error
+    def _work(self) -> None:
+        """Write what waits: every few seconds, and when it is wanted."""
+        is_last = False
+        while not is_last:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._wanted > self._written or self._is_closed, self._flush_seconds
+                )
+                is_last, data = self._is_closed, bytes(self._waiting)
+            if data:
+                self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._storage.put(f"{self._prefix}/{self._number:06}.jsonl", self._segment + data)
+        except StorageError as error:
+            with self._changed:
+                self._error = error
+                self._failures += 1
+                self._wanted = 0  # until somebody asks again, or the next turn
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self._error = None
+            self._written += len(data)
+            del self._waiting[: len(data)]
+            self._changed.notify_all()
+        self._segment += data
+        if len(self._segment) >= _SEGMENT_BYTES:
+            self._number += 1
+            self._segment = b""
 
 
 def _segments(key: str) -> str:

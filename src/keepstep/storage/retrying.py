@@ -24,7 +24,7 @@ _is_counted_here: ContextVar[bool] = ContextVar("is_counted_here", default=False
 class _NotOurs(logging.Filter):
     """Keeps stamina from warning of every retry of ours: a busy store causes thousands."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002  # logging's
         return not _is_counted_here.get()
 
 
