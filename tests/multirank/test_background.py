@@ -334,6 +334,41 @@ def test_a_save_tells_its_failure_to_whoever_asks(
     assert list((tmp_path / "steps").glob("*/*")) == [], "nothing is left of it"
 
 
+@pytest.mark.parametrize("when_failing", ["stop", "continue", "pause"])
+def test_the_last_save_is_tried_as_often_as_failures_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when_failing: str
+) -> None:
+    monkeypatch.setattr("keepstep.session.saves._PAUSE_SECONDS", 0)
+    write, tries = FileWriter.write, []
+
+    def fail_twice(writer: FileWriter, offset: int, data: Any) -> None:
+        tries.append(writer)
+        if len(set(map(id, tries))) <= 2:
+            _fail()
+        write(writer, offset, data)
+
+    monkeypatch.setattr(FileWriter, "write", fail_twice)
+    training = Training(tmp_path, failed_saves_allowed=2, when_failing=when_failing)
+    with training.session:
+        training.step()
+    assert steps_in(tmp_path) == [1]
+    assert len(events(tmp_path, "save_failed")) == 2
+
+
+@pytest.mark.parametrize("when_failing", ["stop", "continue", "pause"])
+def test_a_last_save_that_never_succeeds_ends_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when_failing: str
+) -> None:
+    monkeypatch.setattr("keepstep.session.saves._PAUSE_SECONDS", 0)
+    monkeypatch.setattr(FileWriter, "write", _fail)
+    training = Training(
+        tmp_path, failed_saves_allowed=1, when_failing=when_failing, longest_pause_seconds=0.1
+    )
+    with pytest.raises(CommitAborted, match="out of order"), training.session:
+        training.step()
+    assert steps_in(tmp_path) == []
+
+
 def _fail(*_: object) -> None:
     raise OSError(5, "out of order")
 

@@ -55,6 +55,7 @@ class Job:
         with_participant: Callable[[BytesParticipant, str], None] | None = None,
         absent: frozenset[int] = frozenset(),
         patience: float = 5,
+        deadline_seconds: float = 60,
     ) -> tuple[CheckpointId, list[BaseException | None]]:
         """One attempt by all ranks that are not absent; what each of them raised."""
         attempt = CheckpointId(step, self.generation, new_attempt())
@@ -81,6 +82,7 @@ class Job:
                     barrier=barrier,
                     world=world,
                     timeline=Timeline(step),
+                    deadline_seconds=deadline_seconds,
                 )
                 one.prepare()
                 one.persist()
@@ -370,6 +372,49 @@ def test_a_rank_that_writes_for_longer_than_the_timeout_is_waited_for(slow: int)
     attempt, raised = job.save(10, with_participant=write_slowly, patience=1.0)
     assert raised == [None] * 3
     assert Catalog(job.storage).latest() == attempt
+
+
+@pytest.mark.parametrize("method", ["write", "manifest"])
+def test_a_rank_that_waits_for_the_store_for_longer_than_the_timeout_is_waited_for(
+    method: str,
+) -> None:
+    def stall(rank: int, name: str) -> None:
+        if rank == 0 and name == method:
+            time.sleep(1.2)
+
+    _, raised = Job(MemoryStorage()).save(10, stall, patience=0.4)
+    assert raised == [None, None, None]
+
+
+def test_a_rank_that_hangs_is_missed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepstep.commit.protocol._PATIENCE_SECONDS", 0.2)
+
+    def hang(rank: int, name: str) -> None:
+        if rank == 1 and name == "write":
+            time.sleep(2)
+
+    storage = MemoryStorage()
+    attempt, raised = Job(storage).save(10, hang, patience=0.4)
+    assert "rank 1" in str(raised[0])
+    assert isinstance(raised[0], CommitAborted)
+    assert attempt.key(MANIFEST) not in objects_of(storage, attempt)
+
+
+@pytest.mark.parametrize("slow", [0, 2])
+def test_a_rank_that_is_still_writing_after_the_deadline_gives_the_save_up(slow: int) -> None:
+    def write_slowly(participant: BytesParticipant, name: str) -> None:
+        if participant.rank == slow and name == "write":
+            for _ in range(10):
+                time.sleep(0.1)
+                participant.alive()
+
+    storage = MemoryStorage()
+    job = Job(storage)
+    attempt, raised = job.save(10, with_participant=write_slowly, deadline_seconds=0.3)
+    assert all(isinstance(error, CommitAborted) for error in raised)
+    assert all("deadline" in str(error) and f"rank {slow}" in str(error) for error in raised)
+    assert objects_of(storage, attempt) == []
+    assert job.save(11)[1] == [None, None, None]
 
 
 def test_phases_are_timed_in_order() -> None:

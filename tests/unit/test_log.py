@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keepstep.errors import StorageUnavailable
+from keepstep.errors import StorageFull, StorageUnavailable
 from keepstep.storage import log
 from keepstep.storage.base import Buffer
 from keepstep.storage.log import AppendedLog, SegmentedLog, open_log, read_log
@@ -106,7 +106,7 @@ def test_it_is_written_without_being_asked(
     assert storage.tried.wait(30)
 
 
-def test_a_failure_in_the_background_is_told_once_and_loses_nothing(
+def test_a_failure_in_the_background_is_told_and_loses_nothing(
     storage: WithoutAppend, open_segmented: Callable[[float], SegmentedLog]
 ) -> None:
     storage.is_down = True
@@ -123,6 +123,7 @@ def test_a_failure_in_the_background_is_told_once_and_loses_nothing(
             break
     assert told.is_set()
     storage.is_down = False
+    opened.flush()
     opened.append(b"two\n")
     opened.flush()
     assert read_log(storage, KEY).startswith(b"one\n.")
@@ -137,19 +138,62 @@ def test_a_flush_that_fails_says_so_and_the_next_one_makes_up_for_it(
     storage.is_down = True
     with pytest.raises(StorageUnavailable):
         opened.flush()
+    with pytest.raises(StorageUnavailable):
+        opened.append(b"two\n")
     storage.is_down = False
-    opened.append(b"two\n")
     opened.close()
     assert read_log(storage, KEY) == b"one\ntwo\n"
 
 
+def test_what_does_not_reach_the_store_at_the_end_is_told(storage: WithoutAppend) -> None:
+    opened = SegmentedLog(storage, KEY)
+    opened.append(b"one\n")
+    storage.is_down = True
+    with pytest.raises(StorageUnavailable, match="down"):
+        opened.close()
+
+
+def test_a_flush_covers_what_was_added_while_another_was_under_way() -> None:
+    class Slow(WithoutAppend):
+        release = threading.Event()
+
+        def put(self, key: str, data: Buffer) -> None:
+            self.tried.set()
+            assert self.release.wait(30)
+            MemoryStorage.put(self, key, data)
+
+    storage = Slow()
+    opened = SegmentedLog(storage, KEY, flush_seconds=0.01)
+    opened.append(b"one\n")
+    assert storage.tried.wait(30)
+    opened.append(b"two\n")
+    threading.Timer(0.1, storage.release.set).start()
+    opened.flush()
+    assert read_log(storage, KEY) == b"one\ntwo\n"
+    opened.close()
+
+
+def test_a_flush_keeps_nobody_waiting_for_long(
+    storage: WithoutAppend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(log, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(storage, "put", lambda *_: release.wait(30))
+    opened = SegmentedLog(storage, KEY)
+    opened.append(b"one\n")
+    with pytest.raises(StorageUnavailable, match="not written"):
+        opened.flush()
+    release.set()
+    opened.close()
+
+
 def test_what_waits_is_bounded(storage: WithoutAppend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_MOST_WAITING_BYTES", 10)
+    monkeypatch.setattr(log, "_MOST_WAITING_BYTES", 12)
     storage.is_down = True
     opened = SegmentedLog(storage, KEY)
     opened.append(b"12345\n")
     opened.append(b"12345\n")
-    with pytest.raises(StorageUnavailable, match="this is lost"):
+    with pytest.raises(StorageFull, match="is lost"):
         opened.append(b"67890\n")
     storage.is_down = False
     opened.close()
