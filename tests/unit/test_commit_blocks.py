@@ -20,9 +20,17 @@ def test_any_cut_gives_the_same_checksums(data: bytes, cuts: list[int], block_by
     ]
     found = fold_checksums("file", runs, block_bytes)
     blocks = [data[i : i + block_bytes] for i in range(0, len(data), block_bytes)]
-    assert found.blocks == tuple(crc32c(block) for block in blocks)
+    assert list(found.blocks) == [crc32c(block) for block in blocks]
     assert found.digest == f"crc32c:{crc32c(data):08x}"
     assert FileBlocks.from_json(found.to_json()) == found
+
+
+@given(st.binary(min_size=520, max_size=3000), st.integers(1, 3))
+def test_many_blocks_fold_to_the_same_as_few(data: bytes, block_bytes: int) -> None:
+    found = checksums(data, block_bytes)
+    for numbers in (range(len(found.blocks)), range(3, len(found.blocks)), range(5, 7), range(0)):
+        part = data[numbers.start * block_bytes : numbers.stop * block_bytes]
+        assert found.folded(numbers) == crc32c(part)
 
 
 @given(st.binary(min_size=1, max_size=100), st.data())
