@@ -224,6 +224,28 @@ def test_statuses_of_backends_are_understood(status: int, kind: type[StorageErro
         over(fs).get("a")
 
 
+@pytest.mark.parametrize("is_exclusive", [True, False])
+def test_a_final_error_after_a_creation_in_doubt_is_an_unknown_outcome(is_exclusive: bool) -> None:
+    fs = FlakyFileSystem(pipe_file=[TimeoutError(), PermissionError()])
+    with pytest.raises(StorageUnavailable, match="an earlier try may still succeed") as caught:
+        over(fs, is_object_store=True, is_exclusive=is_exclusive).create("a", b"x")
+    assert isinstance(caught.value.__cause__, StorageDenied)
+
+
+def test_a_refused_creation_is_refused() -> None:
+    fs = FlakyFileSystem(pipe_file=[PermissionError()])
+    with pytest.raises(StorageDenied):
+        over(fs, is_object_store=True, is_exclusive=True).create("a", b"x")
+
+
+def test_a_taken_name_that_cannot_be_read_back_is_taken() -> None:
+    fs = FlakyFileSystem(pipe_file=[None, TimeoutError(), None], cat_file=[PermissionError()])
+    storage = over(fs, is_object_store=True, is_exclusive=True)
+    storage.create("a", b"another's")
+    with pytest.raises(ObjectExists, match="by whom is not known"):
+        storage.create("a", b"ours")
+
+
 def test_a_creation_whose_reply_was_lost_is_a_success() -> None:
     class Losing(FlakyFileSystem):
         def pipe_file(self, *args: Any, **kwargs: Any) -> None:

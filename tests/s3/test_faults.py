@@ -264,6 +264,44 @@ def test_a_store_that_is_gone_leaves_its_uploads_to_be_swept(
     assert storage.uploads("") == ()
 
 
+def test_uploads_that_could_not_be_let_go_are_when_the_next_has_begun(
+    storage: S3Storage, proxy: FaultProxy
+) -> None:
+    deaf = proxy.inject(SLOW_DOWN, method="DELETE", query="uploadId", times=3)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), storage.open_writer("given-up", len(LARGE)):
+            raise ZeroDivisionError
+    assert deaf.hits == 3, "the second has tried the first one's again, once"
+    assert len(storage.uploads("")) == 2
+    write(storage, LARGE)
+    assert storage.uploads("") == ()
+
+
+@pytest.mark.parametrize("answer", [ACCESS_DENIED, EXPIRED_TOKEN, Answer(507, "QuotaExceeded")])
+def test_a_final_error_after_a_create_in_doubt_is_an_unknown_outcome(
+    storage: S3Storage, proxy: FaultProxy, answer: Answer
+) -> None:
+    """Who takes it for a failure would remove what the object refers to."""
+    proxy.inject(LoseReply(), method="PUT", times=1)
+    proxy.inject(answer, method="PUT", times=None)
+    with pytest.raises(StorageUnavailable, match="an earlier try may still succeed"):
+        storage.create("new", SMALL)
+    proxy.clear()
+    assert storage.get("new") == SMALL
+
+
+def test_a_completion_in_doubt_that_then_is_refused_removes_nothing_by_name(
+    storage: S3Storage, proxy: FaultProxy
+) -> None:
+    COMPLETE.spoil(proxy, LoseReply(), times=1)
+    COMPLETE.spoil(proxy, ACCESS_DENIED, times=None)
+    with pytest.raises(StorageDenied):
+        write(storage, LARGE)
+    proxy.clear()
+    assert contents(storage) == OLD | {"new": LARGE}, "of an attempt that is not committed"
+    assert storage.uploads("") == ()
+
+
 def test_parts_that_arrive_after_the_abort_make_no_object(
     storage: S3Storage, proxy: FaultProxy
 ) -> None:

@@ -95,7 +95,7 @@ def test_an_expired_token(s3_server: S3Server, s3_uri: str, proxy: FaultProxy) -
     error = refusal(s3_uri)
     assert isinstance(error, StorageDenied)
     assert "fetch new credentials and start again (ExpiredToken)" in str(error)
-    assert len(proxy.requests) <= 2, "asking again does not help"
+    assert len(proxy.requests) <= 4, "each is asked twice: the token may have been replaced"
     assert_empty(s3_server, s3_uri)
 
 

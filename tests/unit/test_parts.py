@@ -1,5 +1,6 @@
 import random
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -55,6 +56,20 @@ def test_a_piece_across_a_border_leaves_its_ends_in_two_parts() -> None:
     parts.write(0, b"a" * 5)
     parts.write(25, b"z" * 5)
     assert sent.joined() == b"a" * 5 + b"x" * 20 + b"z" * 5
+
+
+def test_a_part_of_many_pieces_takes_one_buffer() -> None:
+    part_bytes = 1 << 20
+    parts = Parts(part_bytes, part_bytes, Sent())
+    piece = bytes(part_bytes // 16)
+    tracemalloc.start()
+    try:
+        for start in range(0, part_bytes - len(piece), len(piece)):
+            parts.write(start, piece)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1.5 * part_bytes
 
 
 def test_threads_complete_every_part_once() -> None:

@@ -99,7 +99,8 @@ class Storage(Protocol):
 
         *Durability:* survives power loss once this returns.
         *Raises:* ``ObjectExists`` if the name is taken, by whomever: after a retry that may be
-        ourselves, so callers read back and compare.
+        ourselves, so callers read back and compare. ``StorageUnavailable`` as long as the object
+        may still appear, whatever else went wrong.
         """
         ...
 

@@ -6,8 +6,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from datetime import datetime
 from typing import Any, TypeVar
 
-from keepstep.errors import ObjectExists, ObjectNotFound, StorageDenied, StorageUnavailable
+from keepstep.errors import (
+    ObjectExists,
+    ObjectNotFound,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
 from keepstep.storage.base import Buffer, Capabilities, ObjectInfo, check_key, check_prefix
+from keepstep.storage.doubt import Doubt
 from keepstep.storage.fsspec_errors import cause_of, is_passing, tells, translated
 from keepstep.storage.fsspec_files import (
     TEMPORARY,
@@ -81,23 +88,26 @@ class FsspecStorage:
 
     def create(self, key: str, data: Buffer) -> None:
         path, sent, attempts = self._path(key), bytes(data), 0
+        doubt = Doubt(is_passing)
 
         def create(fs: Any) -> None:
             nonlocal attempts
             attempts += 1
-            if self.capabilities.exclusive_create:
-                fs.pipe_file(path, sent, mode="create")
-            elif is_taken(fs, path):
+            is_exclusive = self.capabilities.exclusive_create
+            if not is_exclusive and is_taken(fs, path):
                 raise FileExistsError(path)
-            else:
-                self._write(fs, path, sent)
+            with doubt.noted():
+                if is_exclusive:
+                    fs.pipe_file(path, sent, mode="create")
+                else:
+                    self._write(fs, path, sent)
 
         try:
-            with self._creating():
+            with self._creating(), doubt.told(key):
                 self._run("create", key, create)
         except ObjectExists:
-            # Our own, if the reply to an earlier attempt was lost.
-            if attempts == 1 or self.get(key) != sent:
+            # By ourselves, if the reply to an earlier attempt was lost.
+            if attempts == 1 or self._found(key) != sent:
                 raise
 
     @contextmanager
@@ -159,6 +169,15 @@ class FsspecStorage:
         except StorageDenied:  # not implemented by this kind of store
             return None
         return told if isinstance(told, datetime) and told.tzinfo else None
+
+    def _found(self, key: str) -> bytes:
+        """What is under a name. *Raises:* ``ObjectExists`` if the store does not say."""
+        try:
+            return self.get(key)
+        except StorageError as error:
+            raise ObjectExists(
+                f"the name is taken; by whom is not known: {error}", key=key
+            ) from error
 
     def _write(self, fs: Any, path: str, data: bytes) -> None:
         """Replace a file, whole as far as the store can."""

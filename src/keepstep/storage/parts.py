@@ -68,7 +68,9 @@ class Parts:
             self._send(number, view)
             return
         with self._lock:
-            part = self._begun.setdefault(number, _Part(size_bytes))
+            part = self._begun.get(number)
+            if part is None:
+                part = self._begun[number] = _Part(size_bytes)
         part.data[start - begins : start - begins + len(view)] = view
         with self._lock:
             part.missing_bytes -= len(view)

@@ -1,17 +1,14 @@
 """A prefix of an S3 bucket as a store."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime
 from typing import Any
 
-from keepstep.errors import (
-    ObjectExists,
-    ObjectNotFound,
-    StorageDenied,
-    StorageUnavailable,
-)
+from botocore.exceptions import ClientError
+
+from keepstep.errors import ObjectExists, ObjectNotFound, StorageDenied, StorageError
 from keepstep.storage.base import (
     Buffer,
     Capabilities,
@@ -20,19 +17,23 @@ from keepstep.storage.base import (
     check_key,
     check_prefix,
 )
+from keepstep.storage.doubt import Doubt
 from keepstep.storage.parts import Parts
 from keepstep.storage.retrying import RetryPolicy
 from keepstep.storage.s3_body import Body, checksum
 from keepstep.storage.s3_client import CONCURRENCY, S3Client
+from keepstep.storage.s3_errors import is_passing, may_have_landed
+from keepstep.storage.s3_reading import RangeReader
+from keepstep.storage.s3_remedies import translated
 from keepstep.storage.s3_upload import (
     PART_BYTES,
     WRITER,
+    Leftovers,
     MultipartUpload,
     WholeUpload,
     part_bytes_of,
 )
 
-_READ_BYTES = 1 << 20
 _MOST_DELETED = 1000
 
 
@@ -58,6 +59,7 @@ class S3Storage:
         self._root = f"{prefix}/" if prefix else ""
         self._uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self._client = S3Client(bucket, self._uri, policy or RetryPolicy())
+        self._leftovers = Leftovers(self._client)
         self.capabilities = Capabilities(
             exclusive_create=is_exclusive,
             append=False,
@@ -71,18 +73,20 @@ class S3Storage:
         return self._uri
 
     def put(self, key: str, data: Buffer) -> None:
-        self._put(key, data)
+        self._put(key, data, nullcontext)
 
     def create(self, key: str, data: Buffer) -> None:
-        if not self.capabilities.exclusive_create:
+        writer, doubt = secrets.token_hex(8), Doubt(may_have_landed)
+        conditions: dict[str, Any] = {}
+        if self.capabilities.exclusive_create:
+            conditions = {"IfNoneMatch": "*", "Metadata": {WRITER: writer}}
+        else:
             self._check_free(key)
-            self._put(key, data)
-            return
-        writer = secrets.token_hex(8)
         try:
-            self._put(key, data, IfNoneMatch="*", Metadata={WRITER: writer})
+            with doubt.told(key):
+                self._put(key, data, doubt.noted, **conditions)
         except ObjectExists:
-            # Our own, if the reply to an earlier attempt was lost.
+            # By ourselves, if the reply to an earlier attempt was lost.
             if self._writer_of(key) != writer:
                 raise
 
@@ -114,9 +118,9 @@ class S3Storage:
         return self._client.run("get_object", key, whole)
 
     @contextmanager
-    def open_reader(self, key: str) -> Iterator["_Reader"]:
+    def open_reader(self, key: str) -> Iterator[RangeReader]:
         answer = self._client.request("head_object", key, Key=self._name(key))
-        yield _Reader(self._client, key, self._name(key), int(answer["ContentLength"]))
+        yield RangeReader(self._client, key, self._name(key), int(answer["ContentLength"]))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         start = self._root + check_prefix(prefix)
@@ -127,9 +131,9 @@ class S3Storage:
                 yield ObjectInfo(one["Key"].removeprefix(self._root), int(one["Size"]))
 
     def delete(self, keys: Iterable[str]) -> None:
-        names = [self._name(key) for key in keys]
-        for begin in range(0, len(names), _MOST_DELETED):
-            self._delete(names[begin : begin + _MOST_DELETED])
+        doomed = [check_key(key) for key in keys]
+        for begin in range(0, len(doomed), _MOST_DELETED):
+            self._delete(doomed[begin : begin + _MOST_DELETED])
 
     def server_time(self, key: str) -> datetime:
         """When the store says it wrote an object, to the second."""
@@ -164,22 +168,36 @@ class S3Storage:
         is_exclusive = self.capabilities.exclusive_create
         if not is_exclusive:
             self._check_free(key)
-        name = self._name(key)
-        return MultipartUpload(self._client, key, name, size_bytes, is_exclusive=is_exclusive)
-
-    def _put(self, key: str, data: Buffer, **conditions: Any) -> None:
-        view = memoryview(data).cast("B")
-        self._client.run(
-            "put_object",
+        return MultipartUpload(
+            self._client,
             key,
-            lambda: self._client.once(
-                "put_object",
-                Key=self._name(key),
-                Body=Body(view),
-                ChecksumCRC32C=checksum(view),
-                **conditions,
-            ),
+            self._name(key),
+            size_bytes,
+            is_exclusive=is_exclusive,
+            leftovers=self._leftovers,
         )
+
+    def _put(
+        self,
+        key: str,
+        data: Buffer,
+        attempt: Callable[[], AbstractContextManager[None]],
+        **conditions: Any,
+    ) -> None:
+        view = memoryview(data).cast("B")
+        crc32c = checksum(view)
+
+        def put() -> None:
+            with attempt():
+                self._client.once(
+                    "put_object",
+                    Key=self._name(key),
+                    Body=Body(view),
+                    ChecksumCRC32C=crc32c,
+                    **conditions,
+                )
+
+        self._client.run("put_object", key, put)
 
     def _check_free(self, key: str) -> None:
         try:
@@ -189,21 +207,36 @@ class S3Storage:
         raise ObjectExists("the name is taken", key=key)
 
     def _writer_of(self, key: str) -> str | None:
-        answer = self._client.request("head_object", key, Key=self._name(key))
+        """Who created an object. *Raises:* ``ObjectExists`` if the store does not say."""
+        try:
+            answer = self._client.request("head_object", key, Key=self._name(key))
+        except StorageError as error:
+            raise ObjectExists(
+                f"the name is taken; by whom is not known: {error}", key=key
+            ) from error
         writer: str | None = answer.get("Metadata", {}).get(WRITER)
         return writer
 
-    def _delete(self, names: Sequence[str]) -> None:
-        objects = {"Objects": [{"Key": name} for name in names], "Quiet": True}
-        answer = self._client.request("delete_objects", names[0], Delete=objects)
-        for error in answer.get("Errors", ()):
-            key = error["Key"].removeprefix(self._root)
-            message = f"{error.get('Code')}: {error.get('Message')}"
-            if error.get("Code") == "AccessDenied":
-                raise StorageDenied(
-                    f"{self._uri}: permission refused: grant s3:DeleteObject there", key=key
+    def _delete(self, keys: Sequence[str]) -> None:
+        objects = {"Objects": [{"Key": self._name(key)} for key in keys], "Quiet": True}
+
+        def delete() -> dict[str, ClientError]:
+            """Why objects are still there, by key."""
+            answer = self._client.once("delete_objects", Delete=objects)
+            errors = {
+                error["Key"].removeprefix(self._root): ClientError(
+                    {"Error": error}, "DeleteObjects"
                 )
-            raise StorageUnavailable(f"{self._uri}: delete failed: {message}", key=key)
+                for error in answer.get("Errors", ())
+                if error.get("Code") != "NoSuchKey"
+            }
+            for key, error in errors.items():
+                if is_passing(error):
+                    raise translated(error, "delete_objects", key, where=self._uri)
+            return errors
+
+        for key, error in self._client.run("delete_objects", keys[0], delete).items():
+            raise translated(error, "delete_objects", key, where=self._uri)
 
     def _pages(
         self, operation: str, key: str, markers: tuple[str, ...], **parameters: Any
@@ -218,31 +251,3 @@ class S3Storage:
 
     def _name(self, key: str) -> str:
         return self._root + check_key(key)
-
-
-class _Reader:
-    def __init__(self, client: S3Client, key: str, name: str, size_bytes: int) -> None:
-        self._client = client
-        self._key = key
-        self._name = name
-        self.size_bytes = size_bytes
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        wanted = min(len(buffer), self.size_bytes - offset)
-        if wanted <= 0:
-            return 0
-        view = buffer.cast("B")[:wanted]
-        self._client.run("get_object", self._key, lambda: self._fill(offset, view))
-        return wanted
-
-    def _fill(self, offset: int, view: memoryview) -> None:
-        asked = f"bytes={offset}-{offset + len(view) - 1}"
-        answer = self._client.once("get_object", Key=self._name, Range=asked)
-        filled = 0
-        with closing(answer["Body"]) as body:
-            while filled < len(view):
-                data = body.read(min(_READ_BYTES, len(view) - filled))
-                if not data:
-                    raise StorageUnavailable(f"{filled} of {len(view)} bytes came", key=self._key)
-                view[filled : filled + len(data)] = data
-                filled += len(data)

@@ -2,7 +2,7 @@
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from awscrt.checksums import crc32c
 
@@ -16,6 +16,13 @@ def checksum_of_parts(checksums: list[str]) -> str:
     """What S3 says of an object whose parts have these checksums."""
     joined = b"".join(map(b64decode, checksums))
     return f"{checksum(memoryview(joined))}-{len(checksums)}"
+
+
+def is_of_parts(answer: Mapping[str, str]) -> bool:
+    """Whether an answer's checksum is one of the parts' checksums. Some stores give that of the
+    object's bytes instead, or none.
+    """
+    return "-" in answer.get("ChecksumCRC32C", "")  # which base64 does not use
 
 
 class Body:

@@ -2,15 +2,18 @@
 
 import secrets
 import threading
+from collections import deque
 from typing import Any, Protocol
 
 from keepstep.errors import ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 from keepstep.storage.base import Buffer
-from keepstep.storage.s3_body import Body, checksum, checksum_of_parts
+from keepstep.storage.s3_body import Body, checksum, checksum_of_parts, is_of_parts
 from keepstep.storage.s3_client import S3Client
+from keepstep.storage.s3_errors import status_of
 
 PART_BYTES = 8 << 20
 _MOST_PARTS = 10_000
+_NOT_FOUND = 404
 
 WRITER = "keepstep-writer"
 """Metadata of an object: tells whose it is when the reply to its creation was lost."""
@@ -57,6 +60,38 @@ class WholeUpload:
                 return
 
 
+class Leftovers:
+    """Uploads that were to be let go and are still there, since the store did not answer.
+
+    Each is tried again when the next upload has begun, so that a job that goes on for weeks leaves
+    nothing. Thread-safe.
+    """
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+        self._left: deque[tuple[str, str]] = deque()
+
+    def let_go(self, name: str, id: str) -> bool:
+        """Let go of an upload, or remember it; whether it is gone. One attempt, no error."""
+        try:
+            self._client.once("abort_multipart_upload", Key=name, UploadId=id)
+        except Exception as error:  # noqa: BLE001  # what led here is raised, and matters more
+            if status_of(error) != _NOT_FOUND:
+                self._left.append((name, id))
+                return False
+        return True
+
+    def sweep(self) -> None:
+        """Try again, up to the first that does not go."""
+        while self._left:
+            try:
+                name, id = self._left.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if not self.let_go(name, id):
+                return
+
+
 class MultipartUpload:
     """An object whose parts are sent in any order, several at a time. Begun at once.
 
@@ -65,13 +100,21 @@ class MultipartUpload:
     """
 
     def __init__(
-        self, client: S3Client, key: str, name: str, size_bytes: int, *, is_exclusive: bool
+        self,
+        client: S3Client,
+        key: str,
+        name: str,
+        size_bytes: int,
+        *,
+        is_exclusive: bool,
+        leftovers: Leftovers,
     ) -> None:
         self._client = client
         self._key = key
         self._name = name
         self._size_bytes = size_bytes
         self._is_exclusive = is_exclusive
+        self._leftovers = leftovers
         self._writer = secrets.token_hex(8)
         self._parts: dict[int, dict[str, Any]] = {}
         self._is_completed = False
@@ -85,6 +128,7 @@ class MultipartUpload:
             Metadata={WRITER: self._writer},
         )
         self._id = answer["UploadId"]
+        leftovers.sweep()
 
     def send(self, number: int, data: memoryview) -> None:
         """Upload a part, numbered from 0. Thread-safe."""
@@ -136,20 +180,22 @@ class MultipartUpload:
         else:
             self._is_completed = True
             expected = checksum_of_parts([part["ChecksumCRC32C"] for part in parts])
-            if answer.get("ChecksumCRC32C", expected) != expected:
+            if is_of_parts(answer) and answer["ChecksumCRC32C"] != expected:
                 raise StorageUnavailable("the object is not what was sent", key=self._key)
         self._check(conflict)
 
     def abort(self) -> None:
         """Let go of the parts, or of the object, if the store answers at once.
 
-        Parts that stay are the next start's to sweep.
+        An object is removed only if it is known to be ours. A completion in doubt is met by the
+        abort: either the parts go, or the object stays, to which nothing refers. Parts that stay
+        are let go when the next upload has begun, or swept at the next start.
         """
+        if not self._is_completed:
+            self._leftovers.let_go(self._name, self._id)
+            return
         try:
-            if self._is_completed:
-                self._client.once("delete_object", Key=self._name)
-            else:
-                self._client.once("abort_multipart_upload", Key=self._name, UploadId=self._id)
+            self._client.once("delete_object", Key=self._name)
         except Exception:  # noqa: BLE001  # what led here is raised, and it matters more
             return
 
@@ -165,6 +211,7 @@ class MultipartUpload:
             raise StorageUnavailable("the upload is gone", key=self._key) from conflict
         if conflict is not None and found.get("Metadata", {}).get(WRITER) != self._writer:
             raise conflict
+        self._is_completed = True
         if int(found["ContentLength"]) != self._size_bytes:
             raise StorageUnavailable(
                 f"{found['ContentLength']} of {self._size_bytes} bytes are there", key=self._key
