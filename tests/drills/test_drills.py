@@ -25,6 +25,7 @@ _ONE_OF_EACH = {
     "kill-arrive.before-fsdp",
     "kill-in-flight-async-ddp",
     "kill-in-flight-overlap-fsdp",
+    "kill-write.middle-fast-fsdp",
     "kill-write.middle-sync-fsdp",
     "rescale-ddp",
     "damage-flip",

@@ -360,6 +360,7 @@ def test_digest_sees_every_setting() -> None:
         "resume": "must",
         "task": "digits",
         "train.precision": "bf16",
+        "train.numerics": "fast",
         "parallel.strategy": "ddp",
         "parallel.activation_checkpoint": "full",
         "model.tied": "false",
@@ -400,6 +401,7 @@ def test_mathematics_is_what_alters_the_result_and_nothing_else() -> None:
         "optim.weight_decay",
         "seed",
         "task",
+        "train.numerics",
         "train.precision",
     ]
     assert Config().mathematics()["optim.betas"] == [0.9, 0.95]

@@ -106,7 +106,7 @@ def work(
         ledger.record("generation", resumed_from=name)
         for step in range(first, last + 1):
             ids = [10 * step + 2 * rank, 10 * step + 2 * rank + 1]
-            ledger.record("samples", step=step, ids=ids, loss_hex=float(rank).hex())
+            ledger.record("samples", step=step, ids=ids, losses_hex=[float(rank).hex()])
             ledger.record("step", step=step)
             times += [began + step - first + 1] * 2
         dated = (
@@ -129,7 +129,7 @@ def test_only_executions_on_the_valid_line_count(storage: LocalStorage) -> None:
     ]
 
 
-def test_samples_and_losses_are_merged_in_rank_order(storage: LocalStorage) -> None:
+def test_samples_and_losses_are_merged_in_the_order_of_slots(storage: LocalStorage) -> None:
     step = read_history(storage).steps[4]
     assert step.ids == (50, 51, 52, 53)
     assert step.losses == (0.0, 1.0)
@@ -199,6 +199,6 @@ def test_a_damaged_checkpoint_is_read_as_damaged(storage: LocalStorage) -> None:
 
 def test_a_step_recorded_twice_by_a_rank_shows_twice_its_samples(storage: LocalStorage) -> None:
     again = {"event": "samples", "generation": 2, "rank": 0, "step": 6, "ids": [60, 61]}
-    line = json.dumps({**again, "loss_hex": "0x0.0p+0", "time": 1.0}) + "\n"
+    line = json.dumps({**again, "losses_hex": ["0x0.0p+0"], "time": 1.0}) + "\n"
     storage.append(ledger_key(2, 0), line.encode())
     assert read_history(storage).steps[-1].ids == (60, 61, 60, 61, 62, 63)

@@ -63,10 +63,17 @@ def test_a_save_is_due_when_a_rank_is_killed() -> None:
     assert KILL_STEP < STEPS
 
 
-def test_rescaling_resumes_three_times_in_four_worlds() -> None:
+def test_rescaling_resumes_four_times_in_five_worlds() -> None:
     for drill in select(("rescale-ddp", "rescale-fsdp")):
         worlds = [act.world_size for act in drill.acts if isinstance(act, Leg)]
-        assert worlds == [4, 2, 3, 1]
+        assert worlds == [4, 2, 3, 1, 5]
+
+
+def test_rescaled_runs_are_compared_bit_for_bit_in_exact_mode() -> None:
+    for drill in select(("rescale-*",)):
+        is_fast = dict(drill.settings).get("train.numerics") == "fast"
+        assert ("same_bits" in drill.judges) is not is_fast
+        assert ("close_losses" in drill.judges) is is_fast
 
 
 def test_damage_covers_every_kind_at_every_place() -> None:
@@ -91,6 +98,7 @@ def test_wildcards_and_all_select() -> None:
         "kill-write.middle-ddp",
         "kill-write.after-ddp",
         "kill-write.middle-sync-ddp",
+        "kill-write.middle-fast-ddp",
         "zombie",
     }
     assert select(("all",)) == catalog()

@@ -84,7 +84,10 @@ def start(
     parallel = parallelize(
         model, task.blocks(model), layout, config=config, precision=precision, device=CPU
     )
-    return Trainer(parallel, task, OptimConfig(warmup_steps=0)), parallel, task
+    trainer = Trainer(
+        parallel, task, OptimConfig(warmup_steps=0), num_slots=SAMPLER.num_slots, seed=1
+    )
+    return trainer, parallel, task
 
 
 def full(tensor: Tensor) -> Tensor:
@@ -99,14 +102,14 @@ def run_steps(
     trainer: Trainer, world: World, count: int, after: Callable[[], object] = lambda: None
 ) -> None:
     for step in range(count):
-        trainer.accumulate(SAMPLER.slots(step * SAMPLER.global_size, world))
+        trainer.accumulate(SAMPLER.slots(step * SAMPLER.global_size, world), step=step)
         trainer.update()
         after()
 
 
 def gradients(world: World, strategy: Strategy) -> dict[str, Tensor]:
     trainer, parallel, _ = start(world, strategy)
-    trainer.accumulate(SAMPLER.slots(20, world))
+    trainer.accumulate(SAMPLER.slots(20, world), step=2)
     return {
         name: full(p.grad) for name, p in parallel.module.named_parameters() if p.grad is not None
     }
@@ -148,7 +151,7 @@ def overflow(world: World, strategy: Strategy) -> dict[str, Any]:
     is_last_rank = world.rank == world.world_size - 1
     if strategy == "ddp" and is_last_rank:
         task.loss_factor = torch.inf
-    trainer.accumulate(SAMPLER.slots(10, world))
+    trainer.accumulate(SAMPLER.slots(10, world), step=1)
     if strategy == "fsdp" and is_last_rank:  # in this rank's shard, after the reduction
         gradient = parallel.module.get_parameter("norm.weight").grad
         assert isinstance(gradient, DTensor)

@@ -93,6 +93,8 @@ class OptimConfig(_Section):
 class TrainConfig(_Section):
     steps: PositiveInt = 400
     precision: Math[Literal["fp32", "bf16", "fp16"]] = "fp32"
+    numerics: Math[Literal["auto", "exact", "fast"]] = "auto"
+    """The same bits at any world size, or at the same one; ``auto``: exact on CPU, else fast."""
     evaluate_every: NonNegativeInt = 50
     """Steps between evaluations; 0 means never."""
     log_every: PositiveInt = 10

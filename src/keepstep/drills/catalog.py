@@ -1,5 +1,6 @@
 """The catalog of drills."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -20,11 +21,12 @@ from keepstep.failpoints import FAILPOINTS
 
 SMOKE = ("kill-write.middle-ddp", "rescale-down-ddp")
 
-_NO_DROPOUT: dict[str, object] = {"model.dropout": 0.0}
-"""Where the number of ranks changes: generators are per rank, so that losses would differ."""
+_FAST: dict[str, object] = {"train.numerics": "fast", "model.dropout": 0.0}
+"""Fast mode where the number of ranks changes: dropout is drawn per rank, losses would differ."""
+
+_HSDP: dict[str, object] = {"parallel.strategy": "hsdp", "parallel.shard_size": 2}
 
 _DIGITS: dict[str, object] = {
-    **_NO_DROPOUT,
     "task": "digits",
     "batch.global_size": 60,
     "batch.microbatch": 5,
@@ -41,7 +43,10 @@ def catalog() -> tuple[Drill, ...]:
         *(_kill(site, strategy) for strategy in strategies for site in _CRASH_RANKS),
         *(_kill_in_flight(mode, s) for s in strategies for mode in ("async", "overlap")),
         *(_kill_in_sync(s) for s in strategies),
-        *(_rescale(f"rescale-{s}", s, (4, 2, 3, 1)) for s in strategies),
+        *(_kill_fast(s) for s in strategies),
+        *(_rescale(f"rescale-{s}", s, (4, 2, 3, 1, 5)) for s in strategies),
+        _rescale("rescale-hsdp", "hsdp", (4, 2, 6), settings=_HSDP),
+        *(_rescale_fast(f"rescale-fast-{s}", s) for s in strategies),
         _rescale("rescale-down-ddp", "ddp", (2, 1)),
         _rescale_across_epochs(),
         *(_damage(kind) for kind in DamageKind),
@@ -70,7 +75,7 @@ def select(patterns: tuple[str, ...]) -> tuple[Drill, ...]:
 
 _COMPARED = ("intact", "same_order", "same_bits")
 _SAME_WORLD = ("endings", "interrupted", "nothing_lost", *_COMPARED)
-_OTHER_WORLD = (
+_RESCALED = (
     "endings",
     "interrupted",
     "nothing_lost",
@@ -78,8 +83,9 @@ _OTHER_WORLD = (
     "same_order",
     "once_per_epoch",
     "hops_keep_state",
-    "close_losses",
 )
+_OTHER_WORLD = (*_RESCALED, "same_bits")
+_OTHER_WORLD_FAST = (*_RESCALED, "close_losses")
 
 _COORDINATOR_SITES = ("arrive.after", "publish.before", "publish.middle", "publish.after")
 _CRASH_RANKS = {site: 0 if site in _COORDINATOR_SITES else 1 for site in FAILPOINTS}
@@ -126,24 +132,50 @@ def _kill_in_sync(strategy: str) -> Drill:
     )
 
 
-def _rescale(name: str, strategy: str, worlds: tuple[int, ...]) -> Drill:
-    sites = ("write.middle", "publish.middle", "arrive.before")
+def _kill_fast(strategy: str) -> Drill:
+    drill = _kill("write.middle", strategy)
+    return replace(
+        drill,
+        name=f"kill-write.middle-fast-{strategy}",
+        description=f"As {drill.name}, with numerics = fast.",
+        settings=(("train.numerics", "fast"),),
+    )
+
+
+def _rescale(
+    name: str,
+    strategy: str,
+    worlds: tuple[int, ...],
+    *,
+    settings: Mapping[str, object] | None = None,
+) -> Drill:
+    sites = ("write.middle", "publish.middle", "arrive.before", "write.before")
     killed = [
         Leg(
             world_size,
             f"{site}=kill@rank:{_victim(site, world_size)}@step:{step}",
             ending=Ending.KILLED,
         )
-        for world_size, site, step in zip(worlds[:-1], sites, (15, 25, 35), strict=False)
+        for world_size, site, step in zip(worlds[:-1], sites, (10, 20, 25, 35), strict=False)
     ]
     return Drill(
         name=name,
         description="The job dies in mid-save and is started again on another number of ranks, "
-        f"within one epoch: {' -> '.join(map(str, worlds))}.",
+        f"within one epoch: {' -> '.join(map(str, worlds))}. Not a bit differs from a run on 2.",
         strategy=strategy,
         acts=(*killed, Leg(worlds[-1])),
         judges=_OTHER_WORLD,
-        settings=tuple(_NO_DROPOUT.items()),
+        settings=tuple((settings or {}).items()),
+    )
+
+
+def _rescale_fast(name: str, strategy: str) -> Drill:
+    drill = _rescale(name, strategy, (4, 2, 3, 1), settings=_FAST)
+    return replace(
+        drill,
+        description="As rescale, with numerics = fast and no dropout: 4 -> 2 -> 3 -> 1. Losses "
+        "agree up to rounding.",
+        judges=_OTHER_WORLD_FAST,
     )
 
 

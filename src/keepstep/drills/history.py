@@ -28,7 +28,7 @@ class Step:
     ids: tuple[int, ...]
     """Global sample ids in the global order."""
     losses: tuple[float, ...]
-    """By rank: the rank's weighted sum; their mean is the global loss. Exact."""
+    """By slot: their mean is the global loss. Exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +138,7 @@ def _step(number: int, generation: int, records: list[dict[str, Any]]) -> Step:
         number=number,
         generation=generation,
         ids=tuple(id for record in ordered for id in record["ids"]),
-        losses=tuple(float.fromhex(record["loss_hex"]) for record in ordered),
+        losses=tuple(float.fromhex(text) for record in ordered for text in record["losses_hex"]),
     )
 
 

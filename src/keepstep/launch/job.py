@@ -11,6 +11,7 @@ from keepstep.config import Config
 from keepstep.errors import ConfigError
 from keepstep.launch.process_group import process_group
 from keepstep.train.loop import train
+from keepstep.train.numerics import plan_numerics
 from keepstep.train.parallel import plan_layout
 from keepstep.train.report import committed_step
 from keepstep.train.tasks import open_task
@@ -33,6 +34,8 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
     timeout_seconds = config.parallel.timeout_seconds
     with process_group(world, environ, device, timeout_seconds=timeout_seconds):
         task = open_task(config)
+        layout = plan_layout(config.parallel, world, device)
+        numerics = plan_numerics(config, layout, device)
         with keepstep.open(
             config.uri,
             every=config.checkpoint.every,
@@ -41,12 +44,14 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
             read_once=_READ_ONCE[config.checkpoint.read_once],
             # Asked for once: after a failure the job goes on from its own newest commit.
             resume="auto" if world.restart_count else config.resume,
-            mathematics=config.mathematics() | {"data.digest": task.data_digest},
+            mathematics=config.mathematics()
+            | numerics.conditions
+            | {"data.digest": task.data_digest},
             config_digest=config.digest(),
             accept_change=config.accept_change,
             seed=config.seed,
             world=world,
-            parallel=plan_layout(config.parallel, world, device).describe(),
+            parallel=layout.describe(),
             samples_per_epoch=task.num_samples,
             timeout_seconds=config.checkpoint.timeout_seconds,
             step_timeout_seconds=config.parallel.timeout_seconds,

@@ -39,6 +39,8 @@ def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
     # DDP's reducer advises, in C++, against an option that is set on purpose. Only this variable
     # reaches it, and torch reads it when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if config.train.numerics == "exact":  # without it, cuBLAS may add in another order each time
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from keepstep.launch.job import run_job
 
     run_job(config, world, environ)

@@ -1,20 +1,28 @@
 """The training loop: one story from a configuration to a trained model, told in the public API.
 
 The global batch, its order and its cut into microbatches depend on nothing but the configuration;
-ranks only share the work. So a run goes on after a restart on any number of ranks.
+ranks only share the work. So a run goes on after a restart on any number of ranks, in exact mode
+with the same bits.
 """
 
+import logging
+from collections.abc import Mapping, Sequence
+
 import torch
+from torch import Tensor
 
 from keepstep.config import Config
 from keepstep.data.sampler import GlobalSampler, Slot
 from keepstep.session import Session
 from keepstep.train.evaluation import evaluate, global_mean
+from keepstep.train.numerics import pinned_kernels, plan_numerics
 from keepstep.train.parallel import parallelize, plan_layout
 from keepstep.train.report import Report, Summary
 from keepstep.train.seeds import rank_seed, seed_all
 from keepstep.train.tasks import Task
-from keepstep.train.trainer import Losses, Trainer
+from keepstep.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def train(session: Session, task: Task, config: Config, device: torch.device) -> Summary:
@@ -22,6 +30,15 @@ def train(session: Session, task: Task, config: Config, device: torch.device) ->
 
     *Ranks:* collective.
     """
+    numerics = plan_numerics(config, plan_layout(config.parallel, session.world, device), device)
+    logger.log(logging.WARNING if numerics.caveats else logging.INFO, "%s", numerics)
+    with pinned_kernels(numerics):
+        return _train(session, task, config, device, is_exact=numerics.is_exact)
+
+
+def _train(
+    session: Session, task: Task, config: Config, device: torch.device, *, is_exact: bool
+) -> Summary:
     world, batch = session.world, config.batch
     sampler = GlobalSampler(task.num_samples, batch.global_size, batch.microbatch, config.seed)
     sampler.check_world(world)
@@ -35,9 +52,11 @@ def train(session: Session, task: Task, config: Config, device: torch.device) ->
         config=config.parallel,
         precision=config.train.precision,
         device=device,
+        is_exact=is_exact,
     )
-    trainer = Trainer(parallel, task, config.optim)
-    seed_all(rank_seed(config.seed, world.rank))  # from here on, dropout differs between ranks
+    trainer = Trainer(parallel, task, config.optim, num_slots=sampler.num_slots, seed=config.seed)
+    if not is_exact:
+        seed_all(rank_seed(config.seed, world.rank))  # from here on, dropout differs between ranks
 
     session.track(**trainer.state())
     session.restore()
@@ -46,7 +65,7 @@ def train(session: Session, task: Task, config: Config, device: torch.device) ->
     report = Report(session, tokens_per_step=batch.global_size * task.tokens_per_sample)
     while session.step < config.train.steps:
         slots = sampler.slots(session.samples, world)
-        losses = trainer.accumulate(slots)
+        losses = trainer.accumulate(slots, step=session.step)
         if config.train.log_samples:
             _record_samples(session, slots, losses)
         with session.guard():
@@ -56,7 +75,7 @@ def train(session: Session, task: Task, config: Config, device: torch.device) ->
         is_last = step == config.train.steps
         metrics = {}
         if is_last or report.is_first or step % config.train.log_every == 0:
-            metrics["loss"] = global_mean(losses.by_slot, sampler.num_slots, device)
+            metrics["loss"] = global_mean(losses, sampler.num_slots, device)
         every = config.train.evaluate_every
         if every and (is_last or step % every == 0):
             metrics["val_loss"] = evaluate(
@@ -69,11 +88,14 @@ def train(session: Session, task: Task, config: Config, device: torch.device) ->
     return report.summary()
 
 
-def _record_samples(session: Session, slots: list[Slot], losses: Losses) -> None:
-    """Note in the ledger what this rank consumes for the step in progress, and what came of it."""
+def _record_samples(session: Session, slots: Sequence[Slot], losses: Mapping[int, Tensor]) -> None:
+    """Note in the ledger what this rank consumes for the step in progress, and what came of it.
+
+    Ranks own contiguous slots: one rank after the other, the losses are in the order of slots.
+    """
     session.record(
         "samples",
         step=session.step + 1,
         ids=[int(id) for slot in slots if not slot.is_padding for id in slot.ids],
-        loss_hex=losses.weighted_sum.hex(),
+        losses_hex=[float(loss).hex() for loss in losses.values()],
     )

@@ -1,5 +1,6 @@
 """AdamW, its parameter groups, the learning rate and the gradient norm."""
 
+from collections.abc import Sequence
 from math import cos, pi
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from keepstep.config import OptimConfig
+from keepstep.train.gradients import exact_norm
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
@@ -92,8 +94,11 @@ class Schedule:
         self.apply()
 
 
-def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
+def clip_gradients(model: nn.Module, max_norm: float, *, is_exact: bool = False) -> Tensor:
     """Scale all gradients down so that their common 2-norm is at most ``max_norm``; 0 leaves them.
+
+    Args:
+        is_exact: whether the norm must have the same bits however gradients are sharded.
 
     *Ranks:* collective where gradients are sharded.
 
@@ -101,10 +106,13 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
         The norm before clipping, a plain 0-d tensor equal on all ranks.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
-    norm = get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
+    norm = exact_norm(parameters) if is_exact else _norm(parameters)
     if max_norm > 0:
         clip_grads_with_norm_(parameters, max_norm, norm)
-    return torch.as_tensor(norm)
+    return norm
+
+
+def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+    norm = get_total_norm(gradients)
+    return torch.as_tensor(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -10,12 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from keepstep.config import ParallelConfig
 from keepstep.errors import ConfigError
+from keepstep.train.gradients import GradientSums, divide_gradients, sum_in_float64
 from keepstep.train.precision import PrecisionName, autocast_context, fsdp_policy
 from keepstep.world import World
 
@@ -42,6 +43,15 @@ class Parallel:
     """What is called."""
     precision: PrecisionName
     device: torch.device
+    is_exact: bool = False
+    """Whether gradients are added in float64; then `finish_gradients` makes them means."""
+    sums: GradientSums | None = None
+    """Of an exact model whose parameters are not sharded."""
+
+    @property
+    def needs_padding(self) -> bool:
+        """Whether passes are collective, so that all ranks must run equally many."""
+        return self.sums is None
 
     def to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Move a batch to where the model is."""
@@ -64,6 +74,16 @@ class Parallel:
         if isinstance(self.forward, DistributedDataParallel) and not is_last:
             return self.forward.no_sync()
         return nullcontext()
+
+    def finish_gradients(self, num_slots: int) -> None:
+        """In exact mode, make the sums over all slots of all ranks the gradient of the mean loss.
+
+        *Ranks:* collective.
+        """
+        if self.sums is not None:
+            self.sums.reduce()
+        if self.is_exact:
+            divide_gradients(self.module.parameters(), num_slots)
 
 
 def plan_layout(config: ParallelConfig, world: World, device: torch.device) -> Layout:
@@ -101,10 +121,13 @@ def parallelize(
     config: ParallelConfig,
     precision: PrecisionName,
     device: torch.device,
+    is_exact: bool = False,
 ) -> Parallel:
     """Spread ``model`` over the ranks; the names of its parameters stay the same.
 
     Args:
+        is_exact: whether gradients are added in float64, the same in any world. Replicas then need
+            no DDP: its buckets are of the format of the parameters.
         blocks: parts of the model that are sharded, recomputed and compiled one by one.
 
     *Ranks:* collective. The model must hold the same values on all of them.
@@ -114,11 +137,14 @@ def parallelize(
     if config.compile:
         for block in blocks:
             block.forward = torch.compile(block.forward)  # keeps names
-    forward = model
-    if layout.strategy == "ddp":
-        forward = _replicate(model, device)
-    elif layout.strategy != "plain":
-        _shard(model, blocks, layout, precision, device)
+    if layout.strategy in ("fsdp", "hsdp"):
+        _shard(model, blocks, layout, fsdp_policy(precision, is_exact=is_exact), device)
+        if is_exact:
+            sum_in_float64(model)  # type: ignore[arg-type]
+        return Parallel(model, model, precision, device, is_exact)
+    if is_exact:
+        return Parallel(model, model, precision, device, is_exact, GradientSums(model.parameters()))
+    forward = _replicate(model, device) if layout.strategy == "ddp" else model
     return Parallel(model, forward, precision, device)
 
 
@@ -149,14 +175,13 @@ def _shard(
     model: nn.Module,
     blocks: Sequence[nn.Module],
     layout: Layout,
-    precision: PrecisionName,
+    policy: MixedPrecisionPolicy,
     device: torch.device,
 ) -> None:
     """FSDP in place: each block and the rest of the model gather their parameters separately."""
     mesh = init_device_mesh(
         device.type, tuple(layout.mesh.values()), mesh_dim_names=tuple(layout.mesh)
     )
-    policy = fsdp_policy(precision)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

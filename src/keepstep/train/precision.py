@@ -6,6 +6,7 @@ name   plain and DDP                 FSDP                              loss scal
 fp32   as is                         as is                             none
 bf16   autocast to bfloat16          parameters gathered as bfloat16,  none
                                      gradients reduced in float32
+                                     (float64 in exact mode)
 fp16   autocast to float16           the same with float16             dynamic
 =====  ============================  ================================  ==========
 """
@@ -29,12 +30,10 @@ def autocast_context(
     return autocast(device.type, dtype=dtype) if dtype else nullcontext()
 
 
-def fsdp_policy(precision: PrecisionName) -> MixedPrecisionPolicy:
+def fsdp_policy(precision: PrecisionName, *, is_exact: bool) -> MixedPrecisionPolicy:
     """What FSDP gathers and reduces in."""
-    dtype = _NARROW.get(precision)
-    if dtype is None:
-        return MixedPrecisionPolicy()
-    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    reduce_dtype = torch.float64 if is_exact else torch.float32
+    return MixedPrecisionPolicy(param_dtype=_NARROW.get(precision), reduce_dtype=reduce_dtype)
 
 
 def make_scaler(precision: PrecisionName, device: torch.device) -> GradScaler | None:

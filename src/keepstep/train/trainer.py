@@ -10,20 +10,8 @@ from keepstep.data.sampler import Slot
 from keepstep.train.optim import Schedule, apply_options, clip_gradients, make_optimizer
 from keepstep.train.parallel import Parallel
 from keepstep.train.precision import make_scaler
+from keepstep.train.seeds import seed_all, slot_seed, step_seed
 from keepstep.train.tasks import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """Mean loss of each slot that this rank ran, padding left out."""
-
-    by_slot: dict[int, Tensor]
-    weights: dict[int, float]
-
-    @property
-    def weighted_sum(self) -> float:
-        """This rank's part of the global loss times the world size."""
-        return sum(loss.item() * self.weights[slot] for slot, loss in self.by_slot.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +24,21 @@ class Update:
 
 
 class Trainer:
-    """A model with its optimizer, schedule and loss scaler."""
+    """A model with its optimizer, schedule and loss scaler.
 
-    def __init__(self, parallel: Parallel, task: Task, config: OptimConfig) -> None:
+    Args:
+        num_slots: of a global batch.
+        seed: of what is drawn in exact mode.
+    """
+
+    def __init__(
+        self, parallel: Parallel, task: Task, config: OptimConfig, *, num_slots: int, seed: int
+    ) -> None:
         self._parallel = parallel
         self._task = task
         self._config = config
+        self._num_slots = num_slots
+        self._seed = seed
         self._optimizer = make_optimizer(parallel.module, config)
         self._schedule = Schedule(self._optimizer, config)
         self._scaler = make_scaler(parallel.precision, parallel.device)
@@ -61,24 +58,37 @@ class Trainer:
         apply_options(self._optimizer, self._config)
         self._schedule.apply()
 
-    def accumulate(self, slots: Sequence[Slot]) -> Losses:
+    def accumulate(self, slots: Sequence[Slot], *, step: int) -> dict[int, Tensor]:
         """Leave the gradient of the mean loss over the global batch in the parameters.
 
-        Each slot weighs the same wherever it runs, and reduction averages over ranks: but for
-        rounding, the gradient does not depend on the number of ranks.
+        Each slot weighs the same wherever it runs. In fast mode reduction averages over ranks: but
+        for rounding, the gradient does not depend on their number. In exact mode it adds, and what
+        a slot draws depends on the slot: no bit depends on the number of ranks.
+
+        Args:
+            step: optimizer steps completed before this one.
 
         *Ranks:* collective, with equally many slots.
+
+        Returns:
+            The mean loss of each slot that this rank ran, by index, padding left out.
         """
-        by_slot, weights = {}, {}
+        losses = {}
         for number, slot in enumerate(slots, start=1):
+            if slot.is_padding and not self._parallel.needs_padding:
+                continue
+            if self._parallel.is_exact:
+                seed_all(slot_seed(self._seed, step, slot.index))
             with self._parallel.reducing(is_last=number == len(slots)):
                 loss = self._loss(slot)
-                weighted = loss * slot.weight
+                weighted = loss * self._weight(slot)
                 (self._scaler.scale(weighted) if self._scaler else weighted).backward()
             if not slot.is_padding:
-                by_slot[slot.index] = loss.detach()
-                weights[slot.index] = slot.weight
-        return Losses(by_slot, weights)
+                losses[slot.index] = loss.detach()
+        self._parallel.finish_gradients(self._num_slots)
+        if self._parallel.is_exact:
+            seed_all(step_seed(self._seed, step))
+        return losses
 
     def update(self) -> Update:
         """Clip, step, forget the gradients.
@@ -91,7 +101,9 @@ class Trainer:
         learning_rate = self._schedule.rate
         if self._scaler:
             self._scaler.unscale_(self._optimizer)
-        grad_norm = clip_gradients(self._parallel.module, self._config.clip_norm)
+        grad_norm = clip_gradients(
+            self._parallel.module, self._config.clip_norm, is_exact=self._parallel.is_exact
+        )
         if self._scaler:
             self._scaler.step(self._optimizer)
             self._scaler.update()
@@ -100,6 +112,10 @@ class Trainer:
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
         return Update(grad_norm, learning_rate)
+
+    def _weight(self, slot: Slot) -> float:
+        """In exact mode slots are added as they are and divided by their number at the end."""
+        return float(not slot.is_padding) if self._parallel.is_exact else slot.weight
 
     def _loss(self, slot: Slot) -> Tensor:
         batch = self._parallel.to_device(self._task.train_batch(slot.ids))
