@@ -1,5 +1,6 @@
 """The same work over S3: keepstep, stock DCP through fsspec, and what the server can do at all."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -84,7 +85,7 @@ class RemoteLimit(Peer):
         super().__init__(context)
         count = max(1, context.state.local_bytes // _PART_BYTES)
         self._parts = range(count)
-        self._part = bytes(_PART_BYTES)
+        self._part = os.urandom(_PART_BYTES)  # a server may compress what is all the same
         self._client: Any = botocore.session.get_session().create_client(
             "s3", config=Config(s3={"payload_signing_enabled": False}, max_pool_connections=16)
         )
