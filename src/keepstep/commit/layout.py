@@ -9,6 +9,7 @@ RUN_KEY = "run.json"
 GENERATIONS = "generations/"
 STEPS = "steps/"
 QUARANTINE = "quarantine/"
+LEDGER = "ledger/"
 
 MANIFEST = "manifest.json"
 METADATA = ".metadata"
@@ -90,4 +91,4 @@ def quarantine_key(checkpoint: CheckpointId) -> str:
 
 def ledger_key(generation: int, rank: int) -> str:
     """The log of one rank in one generation."""
-    return f"ledger/g{generation:06}/rank-{rank:05}.jsonl"
+    return f"{LEDGER}g{generation:06}/rank-{rank:05}.jsonl"

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from keepstep.commit.layout import GENERATIONS, QUARANTINE, STEPS, CheckpointId
+from keepstep.commit.layout import GENERATIONS, LEDGER, QUARANTINE, STEPS, CheckpointId
 from keepstep.storage.base import Upload
+from keepstep.storage.probe import PROBE
 
-_OURS = (GENERATIONS, QUARANTINE, "ledger/", "probe/")
+_OURS = (GENERATIONS, QUARANTINE, LEDGER, PROBE)
 
 
 def stale_uploads(uploads: Iterable[Upload], newest_generation: int) -> list[Upload]:

@@ -7,13 +7,11 @@ from typing import Any
 
 from keepstep.commit.catalog import Catalog, Entry, Status
 from keepstep.commit.index import Frame
-from keepstep.commit.layout import CheckpointId
+from keepstep.commit.layout import LEDGER, CheckpointId
 from keepstep.commit.lineage import Generation, read_generation, valid_line
 from keepstep.commit.verify import read_index, verify_checkpoint
 from keepstep.observability.ledger import read_ledger
 from keepstep.storage.base import Storage
-
-LEDGER = "ledger/"
 
 TensorKey = tuple[str, tuple[int, ...]]
 """Name and offsets of a chunk."""

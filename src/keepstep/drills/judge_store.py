@@ -3,9 +3,8 @@
 import re
 
 from keepstep.commit.catalog import Status
-from keepstep.commit.layout import QUARANTINE
+from keepstep.commit.layout import LEDGER, QUARANTINE
 from keepstep.drills.evidence import Evidence, Objection
-from keepstep.drills.history import LEDGER
 from keepstep.drills.inject import Damage
 from keepstep.drills.scenario import DamageKind
 

@@ -16,13 +16,20 @@ logger = logging.getLogger("keepstep.ledger")
 
 
 class Log(Protocol):
-    """Where the lines go."""
+    """Bytes to which one writer adds at the end. Thread-safe."""
 
-    def append(self, data: bytes, /) -> None: ...
+    def append(self, data: bytes, /) -> None:
+        """Add to the end. *Raises:* ``StorageError`` if the log cannot be written now; where it is
+        kept in memory first, what was added waits for better times."""
+        ...
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """*Durability:* everything added survives this process. *Raises:* ``StorageError``."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Flush, and free what the log needed. *Raises:* ``StorageError`` if something is lost."""
+        ...
 
 
 class Ledger:

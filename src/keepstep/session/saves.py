@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NoReturn
 
 from keepstep.checkpoint.staging import CHANGED_WHILE_COPIED
 from keepstep.commit.layout import CheckpointId
@@ -139,7 +139,7 @@ class Saves:
         if has_failed:
             self._failure = failure or CommitAborted("the save has failed on other ranks")
         if self._failed > self._allowed and self._when_failing == "stop":
-            raise self._failure or CommitAborted("too many saves in a row have failed")
+            self._give_up()
 
     def insist(self, begin: Callable[[], Save]) -> None:
         """Save until a step is committed; as often, and as long, as failures are put up with.
@@ -149,14 +149,12 @@ class Saves:
         while True:
             begin()
             self.finish()
-            if not self._failed:
-                return
-            if self._when_failing == "pause":
+            if self.holds_training:
                 self.hold(begin, stop_is_due=lambda: False)
-            elif self._failed > self._allowed:
-                raise self._failure or CommitAborted("too many saves in a row have failed")
             if not self._failed:
                 return
+            if self._failed > self._allowed:
+                self._give_up()
             time.sleep(_PAUSE_SECONDS)
 
     def hold(self, begin: Callable[[], Save], *, stop_is_due: Callable[[], bool]) -> None:
@@ -179,10 +177,13 @@ class Saves:
             if leaves:
                 return
             if is_over:
-                raise self._failure or CommitAborted("no save was committed in the longest pause")
+                self._give_up()
             report_pause(time.monotonic() - began, self._longest_pause_seconds, self._world)
             time.sleep(_PAUSE_SECONDS)
             begin()
+
+    def _give_up(self) -> NoReturn:
+        raise self._failure or InternalError("no save has failed")
 
     def conclude(self) -> Save:
         """Wait for the save in flight, and raise what it raised. *Ranks:* local."""

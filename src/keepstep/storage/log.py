@@ -1,14 +1,14 @@
 """Logs: bytes added to the end of an object, also on stores whose objects never grow.
 
 There a log is a row of numbered segments. What was added waits in memory; every few seconds, and
-whenever :meth:`Log.flush` is called, the last segment is written anew with it.
+whenever somebody asks for a flush, the last segment is written anew with it.
 """
 
 import threading
 from contextlib import suppress
-from typing import Protocol
 
 from keepstep.errors import ObjectNotFound, StorageError, StorageFull, StorageUnavailable
+from keepstep.observability.ledger import Log
 from keepstep.storage.base import Buffer, Storage
 
 FLUSH_SECONDS = 5.0
@@ -19,23 +19,6 @@ PATIENCE_SECONDS = 10.0
 
 _SEGMENT_BYTES = 256 << 10
 _MOST_WAITING_BYTES = 8 << 20
-
-
-class Log(Protocol):
-    """A log of one writer. Thread-safe."""
-
-    def append(self, data: Buffer) -> None:
-        """Add to the end. *Raises:* ``StorageError`` if the log cannot be written now; where it is
-        kept in memory first, what was added waits for better times."""
-        ...
-
-    def flush(self) -> None:
-        """*Durability:* everything added survives this process. *Raises:* ``StorageError``."""
-        ...
-
-    def close(self) -> None:
-        """Flush, and free what the log needed. *Raises:* ``StorageError`` if something is lost."""
-        ...
 
 
 def open_log(storage: Storage, key: str) -> Log:
@@ -108,7 +91,7 @@ class SegmentedLog:
                 raise self._error
 
     def flush(self) -> None:
-        """As :meth:`Log.flush`. *Blocks:* at most :data:`PATIENCE_SECONDS`."""
+        """As the contract says. *Blocks:* at most :data:`PATIENCE_SECONDS`."""
         with self._changed:
             failures = self._failures
             self._wanted = wanted = self._written + len(self._waiting)
