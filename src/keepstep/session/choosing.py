@@ -20,8 +20,6 @@ from keepstep.storage.base import Storage
 
 logger = logging.getLogger("keepstep.resume")
 
-"""Tens of thousands of steps: enough to reach back to the last commit."""
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -19,6 +19,8 @@ END = "end"
 """The event of a session that was left without an error."""
 
 _TAIL_BYTES = 4 << 20
+"""Tens of thousands of steps: enough to reach back to the last commit."""
+
 _LAST_EVENT_BYTES = 64 << 10
 _GENERATIONS = 50
 
