@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
@@ -17,12 +18,17 @@ RunRanks = Callable[..., list[Any]]
 _TIMEOUT_SECONDS = 90
 
 
-def run_in_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Run a function on forked ranks; what it returns, by rank."""
+def run_in_ranks(
+    world_size: int, function: Callable[..., Any], *args: Any, start_method: str = "fork"
+) -> list[Any]:
+    """Run a function on ranks of their own processes; what it returns, by rank.
+
+    ``start_method="spawn"`` is for what does not survive a fork, as torch.compile: slower.
+    """
     import torch
 
     torch.set_num_threads(1)  # a forked child must not inherit a thread pool that lives elsewhere
-    context = get_context("fork")
+    context: Any = get_context(start_method)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,7 +42,9 @@ def run_in_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> l
         processes.append(process)
         pipes.append(ours)
     try:
-        return [_result(rank, pipe) for rank, pipe in enumerate(pipes)]
+        return [
+            _result(rank, *ends) for rank, ends in enumerate(zip(processes, pipes, strict=True))
+        ]
     finally:
         for process in processes:
             process.join(timeout=5)
@@ -45,13 +53,14 @@ def run_in_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> l
                 process.join()
 
 
-def _result(rank: int, pipe: Connection) -> Any:
+def _result(rank: int, process: BaseProcess, pipe: Connection) -> Any:
     if not wait([pipe], _TIMEOUT_SECONDS):
         pytest.fail(f"rank {rank} did not end within {_TIMEOUT_SECONDS} s")
     try:
         is_good, result = pickle.loads(pipe.recv_bytes())
     except EOFError:
-        pytest.fail(f"rank {rank} died without a word")
+        process.join(timeout=5)
+        pytest.fail(f"rank {rank} died without a word, exit code {process.exitcode}")
     if not is_good:
         pytest.fail(f"rank {rank} raised:\n{result}", pytrace=False)
     return result

@@ -8,6 +8,7 @@ import torch
 from models import Strategy, adamw, assert_equal, build, full_state, open_session, step
 
 from keepstep.checkpoint.engine import load_state, plan_load
+from keepstep.checkpoint.fit import fit_state
 from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.checkpoint.sharing import read_together
 from keepstep.commit.catalog import Catalog
@@ -65,7 +66,8 @@ def load_once(rank: int, uri: str, **objects: Any) -> tuple[int, dict[int, str]]
     state = AppState(rank=rank, seed=0)
     state.track(objects)
     reader = open_reader(uri)
-    planned = plan_load(reader, state, with_rng=False)
+    fit = fit_state(open_reader(uri), state, where=uri, is_partial=True)
+    planned = plan_load(reader, state, fit, with_rng=False)
     problems = read_together(planned, reader, control)
     if not problems:
         state.load_dict(planned.template)
@@ -82,7 +84,7 @@ def load_model_once(rank: int, uri: str, strategy: Strategy) -> tuple[dict[str, 
     plain = open_reader(uri)
     state = AppState(rank=rank, seed=0)
     state.track({"model": other, "optim": adamw(other)})
-    load_state(plain, state, with_rng=False)
+    load_state(plain, state, fit_state(open_reader(uri), state, where=uri), with_rng=False)
     return full_state(model=model, optim=optimizer), read_bytes, plain.bytes_read
 
 

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import StepLR
 
 from keepstep.checkpoint.engine import load_state
+from keepstep.checkpoint.fit import fit_state
 from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.commit.blocks import BLOCK_BYTES
 from keepstep.commit.catalog import Catalog
@@ -201,7 +202,7 @@ def bytes_read_for_a_shard(rank: int, uri: str) -> int:
     state.track({"model": fully_shard(Wide())})
     snapshot = Snapshot.open(storage, Catalog(storage).manifest(checkpoint))
     reader = ShardReader(storage, snapshot)
-    load_state(reader, state, with_rng=False)
+    load_state(reader, state, fit_state(reader, state, where=uri), with_rng=False)
     return reader.bytes_read
 
 

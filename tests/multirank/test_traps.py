@@ -133,10 +133,16 @@ def train_wrapped(rank: int, uri: str, wrapping: str) -> dict[str, Any]:
     return {"before": before, "after": full_state(model=model, optim=optimizer)}
 
 
+def _start_method(wrapping: str) -> str:
+    # The compiler has threads of its own: in a fork of a process with other tests behind it,
+    # it may die.
+    return "spawn" if "compiled" in wrapping else "fork"
+
+
 @pytest.mark.parametrize("wrapping", list(WRAPPINGS)[1:])
 def test_wrappers_change_no_name(run_ranks: RunRanks, tmp_path: Path, wrapping: str) -> None:
     states = [
-        run_ranks(1, train_wrapped, str(tmp_path), name)[0]
+        run_ranks(1, train_wrapped, str(tmp_path), name, start_method=_start_method(name))[0]
         for name in (wrapping, "plain", wrapping)
     ]
     assert ".optim.state.module.layer.weight.exp_avg" in states[0]["after"]

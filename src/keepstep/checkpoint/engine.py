@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.distributed.tensor import DTensor, Replicate
 
 from keepstep.checkpoint.collector import collector_paused
 from keepstep.checkpoint.digest import chunk_digest, combined, format_digest, parse_digest
-from keepstep.checkpoint.mismatch import check_fits
+from keepstep.checkpoint.fit import Comparable, Fit
 from keepstep.checkpoint.planned import PlannedLoad
 from keepstep.commit.index import Frame
 from keepstep.errors import InternalError
@@ -18,90 +17,80 @@ from keepstep.errors import InternalError
 Path = tuple[str | int, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
 
+_NO_TENSOR = ((), torch.float32)
 
-class Loadable(Protocol):
+
+class Loadable(Comparable, Protocol):
     """What loading needs of the tracked objects; ``state.AppState`` is one."""
 
-    def expected(self) -> dict[Path, TensorSpec | None]: ...
-
-    def optimizer_groups(self) -> dict[str, list[frozenset[str]]]: ...
-
-    def optimizer_options(self) -> dict[str, frozenset[str]]: ...
-
-    def tracks(self, name: str) -> bool: ...
-
-    def accepted(self, present: Mapping[Path, TensorSpec | None]) -> set[Path]: ...
-
-    def template(
-        self, tensors: Mapping[Path, TensorSpec], values: Iterable[Path], *, with_rng: bool
-    ) -> dict[str, Any]: ...
+    def template(self, contents: Mapping[Path, TensorSpec | None], *, with_rng: bool) -> Any: ...
 
     def load_dict(self, loaded: Mapping[str, Any]) -> None: ...
 
 
-def check_state_fits(
-    reader: StorageReader, state: Loadable, *, where: str, is_partial: bool = False
-) -> None:
-    """Compare a checkpoint with the tracked objects. Nothing is changed.
-
-    Args:
-        where: The checkpoint, for the message.
-        is_partial: Leave out what was saved of objects that are not tracked.
-
-    *Ranks:* local. *Raises:* ``StateMismatchError`` with a table of every difference.
-    """
-    metadata = reader.read_metadata()
-    tensors, values = _contents(metadata)
-    present: dict[Path, TensorSpec | None] = {
-        path: spec
-        for path, spec in {**tensors, **dict.fromkeys(values)}.items()
-        if not is_partial or state.tracks(str(path[0]))
-    }
-    saved_groups = _saved_groups(reader, values, state.optimizer_groups().keys())
-    check_fits(
-        expected=state.expected(),
-        present=present,
-        accepted=state.accepted(present),
-        expected_groups=state.optimizer_groups(),
-        saved_groups=saved_groups,
-        expected_options=state.optimizer_options(),
-        where=where,
-    )
-
-
-def load_state(reader: StorageReader, state: Loadable, *, with_rng: bool) -> dict[str, Any]:
-    """Read a checkpoint that fits into the tracked objects; returns everything that was read.
+def load_state(
+    reader: StorageReader, state: Loadable, fit: Fit, *, with_rng: bool
+) -> dict[str, Any]:
+    """Read what fits into the tracked objects; returns everything that was read.
 
     *Ranks:* local; sharded tensors read their own shards.
     *Raises:* ``CorruptCheckpointError`` naming file and block, ``StorageError``: the tracked
     objects are then partly overwritten, and another checkpoint has to be loaded whole.
     """
-    planned = plan_load(reader, state, with_rng=with_rng)
+    planned = plan_load(reader, state, fit, with_rng=with_rng)
     planned.read()
-    state.load_dict(planned.template)
+    finish_load(planned, state, fit)
     return planned.template
 
 
-def plan_load(reader: StorageReader, state: Loadable, *, with_rng: bool) -> PlannedLoad:
-    """The first half of :func:`load_state`; nothing is read or changed yet. *Ranks:* local."""
+def plan_load(reader: StorageReader, state: Loadable, fit: Fit, *, with_rng: bool) -> PlannedLoad:
+    """The first part of :func:`load_state`; nothing is read or changed yet. *Ranks:* local."""
     with collector_paused():
-        tensors, values = _contents(reader.read_metadata())
-        template = state.template(tensors, values, with_rng=with_rng)
-    return PlannedLoad.of(template, reader)
+        contents = fit.contents()
+        template: dict[str, Any] = state.template(contents, with_rng=with_rng)
+        for path in filter(_is_of_module, fit.casts):
+            (name, key), (_, dtype) = map(str, path), contents[path] or _NO_TENSOR
+            template[name][key] = torch.empty_like(template[name][key], dtype=dtype)
+    return PlannedLoad.of(template, reader, fit.metadata)
 
 
-def live_digests(state_dict: Mapping[str, Any]) -> dict[str, int]:
-    """Content digest of every tensor in a nested state dict, by name.
+def finish_load(planned: PlannedLoad, state: Loadable, fit: Fit) -> None:
+    """The last part: hand over what was not read into place. *Ranks:* local."""
+    loaded = planned.template
+    if fit.casts:
+        _convert(loaded, state.template(fit.contents(), with_rng=False), fit)
+    for name in {optimizer for optimizer, _ in fit.parameters}:
+        for group in loaded[name].get("param_groups", []):
+            group["params"] = [fit.parameters.get((name, fqn), fqn) for fqn in group["params"]]
+    state.load_dict(loaded)
+
+
+def _convert(loaded: dict[str, Any], live: Mapping[str, Any], fit: Fit) -> None:
+    """Give what was read the dtype it is to have, a module's tensors in place."""
+    for path, dtype in fit.casts.items():
+        name, *inner, key = map(str, path)
+        if _is_of_module(path):
+            with torch.no_grad():
+                live[name][key].copy_(loaded[name][key])
+            loaded[name][key] = live[name][key]
+        else:
+            state = loaded[name]["state"][inner[1]]
+            state[key] = state[key].to(dtype)
+
+
+def live_digests(state_dict: Mapping[str, Any], fit: Fit) -> dict[str, int]:
+    """Content digest of every tensor in a nested state dict that was to be loaded, by saved name.
 
     *Ranks:* local. A tensor that is not sharded contributes its whole digest on every rank, a shard
     its own part; a replica of a shard contributes nothing.
     """
-    return {fqn: _live_digest(fqn, tensor) for fqn, tensor in _named_tensors((), state_dict)}
+    return {fqn: _live_digest(fqn, tensor) for fqn, tensor in _loaded(state_dict, fit)}
 
 
 def check_digests(
     frames: Iterable[Frame],
     live: list[Mapping[str, int]],
+    fit: Fit,
     *,
     is_sharded: Callable[[str], bool],
     is_common: Callable[[str], bool],
@@ -117,8 +106,11 @@ def check_digests(
     *Raises:* ``InternalError`` naming the first tensor that was not restored.
     """
     saved: dict[str, int] = {}
+    wanted = None if fit.saved_names is None else set(fit.saved_names.values())
+    cast = _cast_names(fit)
     for frame in frames:
-        if frame.kind == "tensor" and is_common(frame.fqn):
+        is_wanted = (wanted is None or frame.fqn in wanted) and frame.fqn not in cast
+        if frame.kind == "tensor" and is_common(frame.fqn) and is_wanted:
             saved[frame.fqn] = combined((saved.get(frame.fqn, 0), parse_digest(frame.digest)))
     total = 0
     for fqn in sorted(saved.keys() | live[0].keys()):
@@ -135,38 +127,25 @@ def check_digests(
     return format_digest(total)
 
 
-def is_sharded(state_dict: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Tells by name which tensors of a nested state dict are in shards."""
-    sharded = {fqn for fqn, t in _named_tensors((), state_dict) if isinstance(t, DTensor)}
+def is_sharded(state_dict: Mapping[str, Any], fit: Fit) -> Callable[[str], bool]:
+    """Tells by saved name which tensors of a nested state dict are in shards."""
+    sharded = {fqn for fqn, t in _loaded(state_dict, fit) if isinstance(t, DTensor)}
     return sharded.__contains__
 
 
-def _contents(metadata: Metadata) -> tuple[dict[Path, TensorSpec], list[Path]]:
-    """Tensors and values of a checkpoint, by path."""
-    tensors: dict[Path, TensorSpec] = {}
-    values: list[Path] = []
-    for fqn, entry in metadata.state_dict_metadata.items():
-        path = tuple((metadata.planner_data or {}).get(fqn, (fqn,)))
-        if isinstance(entry, TensorStorageMetadata):
-            tensors[path] = (tuple(entry.size), entry.properties.dtype)
-        else:
-            values.append(path)
-    return tensors, values
+def _loaded(state_dict: Mapping[str, Any], fit: Fit) -> Iterable[tuple[str, torch.Tensor]]:
+    """The tensors that were to be loaded as they are, by saved name."""
+    names, cast = fit.saved_names, _cast_names(fit)
+    for fqn, tensor in _named_tensors((), state_dict):
+        saved = fqn if names is None else names.get(fqn)
+        if saved is not None and saved not in cast:
+            yield saved, tensor
 
 
-def _saved_groups(
-    reader: StorageReader, values: Iterable[Path], optimizers: Iterable[str]
-) -> dict[str, list[frozenset[str]]]:
-    """Names of the parameters in each saved group of each optimizer."""
-    names = set(optimizers)
-    wanted = [p for p in values if p[0] in names and p[1] == "param_groups" and p[-1] == "params"]
-    flat: dict[str, Any] = {".".join(map(str, path)): None for path in wanted}
-    if flat:
-        PlannedLoad.of(flat, reader).read()
-    groups: dict[str, list[frozenset[str]]] = {name: [] for name in names}
-    for path in sorted(wanted, key=lambda path: int(path[2])):
-        groups[str(path[0])].append(frozenset(flat[".".join(map(str, path))]))
-    return groups
+def _cast_names(fit: Fit) -> set[str]:
+    """What has other bits now than it was saved with, by saved name."""
+    cast = {".".join(map(str, path)) for path in fit.casts}
+    return {fit.saved_names[fqn] for fqn in cast} if fit.saved_names is not None else cast
 
 
 def _named_tensors(path: Path, value: Any) -> Iterable[tuple[str, torch.Tensor]]:
@@ -192,3 +171,7 @@ def _live_digest(fqn: str, tensor: torch.Tensor) -> int:
     local = tensor.to_local()
     (chunk,) = tensor.__create_chunk_list__()
     return chunk_digest(fqn, local, chunk.offsets, tensor.shape)
+
+
+def _is_of_module(path: Path) -> bool:
+    return len(path) == 2

@@ -1,8 +1,10 @@
 """Whether a checkpoint fits the tracked objects, explained before anything is touched."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Literal, NoReturn
 
 import torch
 
@@ -11,7 +13,6 @@ from keepstep.errors import StateMismatchError
 
 Path = tuple[str | int, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
-Row = tuple[str, str, str, str]
 Groups = Mapping[str, list[frozenset[str]]]
 
 _ROWS_SHOWN = 40
@@ -19,7 +20,20 @@ _SCHEDULERS_OPTIONS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_m
 """What torch's schedulers add to a group; loading may come before a scheduler, or without one."""
 
 
-def check_fits(
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which a checkpoint does not fit."""
+
+    path: Path
+    """Of the entry; of the optimizer, where groups of parameters differ."""
+    name: str
+    kind: Literal["missing", "unexpected", "shape", "dtype", "kind", "groups", "options"]
+    there: str
+    """In the checkpoint."""
+    here: str
+
+
+def find_differences(
     *,
     expected: Mapping[Path, TensorSpec | None],
     present: Mapping[Path, TensorSpec | None],
@@ -27,9 +41,8 @@ def check_fits(
     expected_groups: Groups,
     saved_groups: Groups,
     expected_options: Mapping[str, frozenset[str]],
-    where: str,
-) -> None:
-    """Compare, and explain every difference in one table.
+) -> list[Difference]:
+    """Compare what is here with what was saved.
 
     Args:
         expected: What the tracked objects need, by path; ``None`` stands for a value.
@@ -38,60 +51,96 @@ def check_fits(
         expected_groups: Parameters by optimizer and group, as tracked.
         saved_groups: The same, as saved.
         expected_options: Names of the options that each optimizer's groups have, as tracked.
-        where: The checkpoint, for the message.
+    """
+    return [
+        *_of_entries(expected, present, accepted),
+        *_of_groups(expected_groups, saved_groups),
+        *_of_options(expected_options, present),
+    ]
+
+
+def refuse(differences: Sequence[Difference], *, where: str) -> NoReturn:
+    """Explain every difference in one table.
 
     *Raises:* ``StateMismatchError``.
     """
-    rows = [
-        *_entry_rows(expected, present, accepted),
-        *_group_rows(expected_groups, saved_groups),
-        *_option_rows(expected_options, present),
+    raise StateMismatchError(
+        f"{where} does not fit the tracked objects; nothing was changed.\n{table(differences)}\n"
+        "Build and track the objects as they were when it was saved, say what may differ "
+        f"({_remedies(differences)}), or start a new run under another uri."
+    )
+
+
+def table(differences: Sequence[Difference]) -> str:
+    """A line for each, aligned."""
+    rows = [(one.name, one.kind, one.there, one.here) for one in differences[:_ROWS_SHOWN]]
+    shown = [("name", "difference", "checkpoint", "tracked objects"), *rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(4)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in shown
     ]
-    if rows:
-        raise StateMismatchError(
-            f"{where} does not fit the tracked objects; nothing was changed.\n{_table(rows)}\n"
-            "Build and track the objects as they were when it was saved, or start a new run "
-            "under another uri."
-        )
+    if len(differences) > _ROWS_SHOWN:
+        lines.append(f"... and {len(differences) - _ROWS_SHOWN} more")
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
-def _entry_rows(
+def _remedies(differences: Iterable[Difference]) -> str:
+    kinds = {one.kind for one in differences}
+    remedies = []
+    if {"missing", "unexpected"} <= kinds:
+        remedies.append("rename=")
+    if kinds & {"missing", "unexpected", "groups", "options"}:
+        remedies.append("strict=False")
+    if "shape" in kinds:
+        remedies.append('strict="shape"')
+    if "dtype" in kinds:
+        remedies.append("cast=True")
+    return ", ".join([*remedies, "skip="])
+
+
+def _of_entries(
     expected: Mapping[Path, TensorSpec | None],
     present: Mapping[Path, TensorSpec | None],
     accepted: AbstractSet[Path],
-) -> list[Row]:
-    rows = []
+) -> Iterator[Difference]:
     for path in sorted(expected.keys() | present.keys(), key=_name):
+        name = _name(path)
         if path not in present:
             if not any(other[: len(path)] == path for other in present):
-                rows.append((_name(path), "missing", "-", _describe(expected[path])))
+                yield Difference(path, name, "missing", "-", _describe(expected[path]))
         elif path not in expected:
             if path not in accepted:
-                rows.append((_name(path), "unexpected", _describe(present[path]), "-"))
+                yield Difference(path, name, "unexpected", _describe(present[path]), "-")
         elif expected[path] != present[path]:
             there, here = present[path], expected[path]
-            rows.append((_name(path), _difference(there, here), _describe(there), _describe(here)))
-    return rows
+            kind = _difference(there, here)
+            yield Difference(path, name, kind, _describe(there), _describe(here))
 
 
-def _difference(there: TensorSpec | None, here: TensorSpec | None) -> str:
+def _difference(
+    there: TensorSpec | None, here: TensorSpec | None
+) -> Literal["kind", "shape", "dtype"]:
     if there is None or here is None:
         return "kind"
     return "dtype" if there[0] == here[0] else "shape"
 
 
-def _group_rows(expected: Groups, saved: Groups) -> list[Row]:
-    rows: list[Row] = []
+def _of_groups(expected: Groups, saved: Groups) -> Iterator[Difference]:
     for name, groups in expected.items():
         there, here = frozenset().union(*saved[name]), frozenset().union(*groups)
-        rows += [(f"{name}: {fqn}", "missing", "-", "parameter") for fqn in sorted(here - there)]
-        rows += [(f"{name}: {fqn}", "unexpected", "parameter", "-") for fqn in sorted(there - here)]
+        for fqn in sorted(here - there):
+            yield Difference((name,), f"{name}: {fqn}", "missing", "-", "parameter")
+        for fqn in sorted(there - here):
+            yield Difference((name,), f"{name}: {fqn}", "unexpected", "parameter", "-")
         if there == here and Counter(saved[name]) != Counter(groups):
-            rows.append((f"{name}.param_groups", "groups", _sizes(saved[name]), _sizes(groups)))
-    return rows
+            sizes = _sizes(saved[name]), _sizes(groups)
+            yield Difference((name,), f"{name}.param_groups", "groups", *sizes)
 
 
-def _option_rows(expected: Mapping[str, frozenset[str]], present: Iterable[Path]) -> list[Row]:
+def _of_options(
+    expected: Mapping[str, frozenset[str]], present: Iterable[Path]
+) -> Iterator[Difference]:
     """Groups with options that the optimizer does not know: most likely it is another one.
 
     Options that are only here are taken as they are, for newer versions of torch add some.
@@ -100,12 +149,11 @@ def _option_rows(expected: Mapping[str, frozenset[str]], present: Iterable[Path]
     for path in present:
         if path[0] in expected and path[1] == "param_groups":
             saved.setdefault(path[:3], set()).add(str(path[3]))
-    rows: list[Row] = []
     for group, options in sorted(saved.items(), key=lambda item: _name(item[0])):
         known = expected[str(group[0])] | {"params"}
         if unknown := options - known - _SCHEDULERS_OPTIONS:
-            rows.append((_name(group), "options", _listed(unknown), _listed(known - options)))
-    return rows
+            lists = _listed(unknown), _listed(known - options)
+            yield Difference(group[:1], _name(group), "options", *lists)
 
 
 def _name(path: Path) -> str:
@@ -125,15 +173,3 @@ def _sizes(groups: list[frozenset[str]]) -> str:
 
 def _listed(names: AbstractSet[str]) -> str:
     return ", ".join(sorted(names)) or "-"
-
-
-def _table(rows: Sequence[Row]) -> str:
-    shown = [("name", "difference", "checkpoint", "tracked objects"), *rows[:_ROWS_SHOWN]]
-    widths = [max(len(row[column]) for row in shown) for column in range(4)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in shown
-    ]
-    if len(rows) > _ROWS_SHOWN:
-        lines.append(f"... and {len(rows) - _ROWS_SHOWN} more")
-    return "\n".join(f"  {line.rstrip()}" for line in lines)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.storage import StorageReader
 
@@ -27,11 +28,15 @@ class PlannedLoad:
     """Nested; tensors are read into, values are replaced."""
 
     @classmethod
-    def of(cls, template: dict[str, Any], reader: StorageReader) -> "PlannedLoad":
-        """Plan to read every entry of ``template``. *Raises:* ``InternalError``."""
+    def of(
+        cls, template: dict[str, Any], reader: StorageReader, metadata: Metadata
+    ) -> "PlannedLoad":
+        """Plan to read every entry of ``template``, by the names of ``metadata``.
+
+        *Raises:* ``InternalError``.
+        """
         planner = LoadPlanner()
         with _translated(), collector_paused():
-            metadata = reader.read_metadata()
             planner.set_up_planner(template, metadata, is_coordinator=True)
             reader.set_up_storage_reader(metadata, is_coordinator=True)
             plan = reader.prepare_local_plan(planner.create_local_plan())

@@ -45,6 +45,8 @@ class Manifest:
     """The settings that alter the mathematics, by dotted name."""
     state_digest: str | None = None
     """Content digest of the training state, independent of world size and sharding."""
+    adapted: str | None = None
+    """Names the choice by which an earlier checkpoint was made to fit, if its training began so."""
 
     def __post_init__(self) -> None:
         files = [record.file for record in self.objects]
@@ -91,6 +93,7 @@ class Manifest:
                 "config_digest": self.config_digest,
                 "mathematics": dict(self.mathematics),
                 "state_digest": self.state_digest,
+                "adapted": self.adapted,
                 "objects": [
                     {"file": record.file, "bytes": record.size_bytes, "digest": record.digest}
                     for record in sorted(self.objects, key=lambda record: record.file)

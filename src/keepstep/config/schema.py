@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from keepstep.config.interval import parse_interval
+from keepstep.config.keep import parse_keep
 
 MATHEMATICS = "mathematics"
 
@@ -47,13 +48,21 @@ IntervalText = Annotated[
 ]
 
 
+def _checked_keep(value: str) -> str:
+    parse_keep(value)
+    return value
+
+
+KeepText = Annotated[str, AfterValidator(_checked_keep)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(_Section):
     path: Text = "runs/data"
-    """Directory of the prepared token files of the text task."""
+    """Tokens of the text task, by `keepstep data prepare`; else the standard library's source."""
     context: Math[PositiveInt] = 64
     """Tokens per sample of the text task."""
     validation_samples: PositiveInt = 256
@@ -119,6 +128,8 @@ class ParallelConfig(_Section):
 class CheckpointConfig(_Section):
     every: IntervalText = "50"
     """Steps (``50``) or time (``10min``) between saves, or ``auto``: by their cost and failures."""
+    keep: KeepText = "all"
+    """What outlives later checkpoints: ``last=3,every=1h,best=val_loss:min:2``; the rest goes."""
     mode: Literal["sync", "async", "overlap"] = "async"
     """Training goes on once a save is committed, copied, or at once."""
     when_busy: Literal["wait", "skip"] = "wait"
@@ -151,6 +162,8 @@ class Config(_Section):
     """Where the run lives."""
     resume: Literal["auto", "must", "never"] | NonNegativeInt = "auto"
     """Newest good checkpoint if there is one, required, unwanted, or exactly this step."""
+    init_from: str = ""
+    """Weights for a fresh start, if any: a run, a checkpoint, a torch.save file or safetensors."""
     accept_change: bool = False
     """Whether a resume may change the mathematics."""
     seed: Math[NonNegativeInt] = 0

@@ -39,8 +39,10 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
         with keepstep.open(
             config.uri,
             every=config.checkpoint.every,
+            keep=config.checkpoint.keep,
             mode=config.checkpoint.mode,
             when_busy=config.checkpoint.when_busy,
+            init_from=config.init_from or None,
             read_once=_READ_ONCE[config.checkpoint.read_once],
             # Asked for once: after a failure the job goes on from its own newest commit.
             resume="auto" if world.restart_count else config.resume,

@@ -1,18 +1,18 @@
 """Loading one checkpoint, wherever it came from, without a run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.storage import StorageReader
-
-from keepstep.checkpoint.engine import check_state_fits, load_state
-from keepstep.checkpoint.reader import ShardReader, Snapshot
+from keepstep.checkpoint.engine import load_state
+from keepstep.checkpoint.fit import fit_state
+from keepstep.checkpoint.mismatch import Difference
+from keepstep.checkpoint.selection import Selection
 from keepstep.checkpoint.stock import StockReader
-from keepstep.commit.catalog import Catalog
-from keepstep.commit.layout import STEPS, CheckpointId
+from keepstep.commit.layout import STEPS
 from keepstep.errors import ConfigError
+from keepstep.session.sources import open_checkpoint, open_source
 from keepstep.state.app_state import AppState
-from keepstep.storage.opening import open_storage
 
 
 def load(path: str | Path, **objects: Any) -> None:
@@ -38,19 +38,26 @@ def load(path: str | Path, **objects: Any) -> None:
     """
     state = AppState(rank=0, seed=0)
     state.track(objects)
-    reader = _reader(str(path))
-    check_state_fits(reader, state, where=str(path), is_partial=True)
-    load_state(reader, state, with_rng=False)
+    reader = open_checkpoint(str(path)) or _stock_reader(str(path))
+    fit = fit_state(reader, state, where=str(path), is_partial=True)
+    load_state(reader, state, fit, with_rng=False)
 
 
-def _reader(path: str) -> StorageReader:
-    is_uri = "://" in path
-    whole = path.rstrip("/") if is_uri else str(Path(path).absolute())
-    run, _, name = whole.rpartition(f"/{STEPS}")
-    checkpoint = CheckpointId.parse(name)
-    if checkpoint is None:
-        if is_uri:
-            raise ConfigError(f"{path} is no checkpoint of keepstep's: write URI/{STEPS}NAME")
-        return StockReader(Path(whole))
-    storage = open_storage(run)
-    return ShardReader(storage, Snapshot.open(storage, Catalog(storage).manifest(checkpoint)))
+def _stock_reader(path: str) -> StockReader:
+    if "://" in path:
+        raise ConfigError(f"{path} is no checkpoint of keepstep's: write URI/{STEPS}NAME")
+    return StockReader(Path(path).absolute())
+
+
+def load_weights(source: str, state: AppState, selection: Selection) -> tuple[Difference, ...]:
+    """Load tracked modules, and nothing else, from wherever there are weights.
+
+    *Ranks:* local; sharded modules read their shards.
+    *Raises:* as :func:`load`. Returns what stays as it was because it does not fit.
+    """
+    modules = state.module_names()
+    chosen = replace(selection, only=selection.only or tuple(modules))
+    reader = open_source(source, modules)
+    fit = fit_state(reader, state, chosen, where=source, is_partial=True)
+    load_state(reader, state, fit, with_rng=False)
+    return fit.left

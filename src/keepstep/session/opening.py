@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from keepstep.checkpoint.save_engine import SaveMode
-from keepstep.config import parse_interval
+from keepstep.config import parse_interval, parse_keep
 from keepstep.errors import ConfigError
 from keepstep.session.saves import WhenFailing
 from keepstep.session.session import Session, Settings, WhenBusy
@@ -21,9 +21,11 @@ def open(
     uri: str,
     *,
     every: str | int = "100steps",
+    keep: str = "all",
     mode: Literal["sync", "async", "overlap"] = "async",
     when_busy: WhenBusy = "wait",
     resume: Resume = "auto",
+    init_from: str | None = None,
     read_once: bool | None = None,
     seed: int = 0,
     mathematics: Mapping[str, Any] | None = None,
@@ -53,6 +55,9 @@ def open(
         every: How often ``tick`` saves: steps (``50``, ``"50steps"``) or time (``"30s"``,
             ``"10min"``, ``"1h"``), or ``"auto"``: whatever loses the least time, from the measured
             cost of a save and the failures of this run so far.
+        keep: Which checkpoints outlive later ones: rules that add up, such as
+            ``"last=3,every=1h,best=val_loss:min:2"``; the rest is removed, in the background of
+            training, once a newer one is verified. ``"all"``: nothing is ever removed.
         mode: When training goes on after a save has begun. ``"async"``: once the tensors are copied
             to host memory, which takes as much of it as this rank writes. ``"overlap"``: at once;
             :meth:`Session.guard` waits for the copy. ``"sync"``: once the step is committed; needs
@@ -62,6 +67,9 @@ def open(
         resume: ``"auto"``: the newest checkpoint that verifies, or a fresh start if there is none;
             ``"must"``: an error if there is none; ``"never"``: an error if there is one; a number:
             exactly that step, leaving later ones aside. A restart of the same job wants ``"auto"``.
+        init_from: Weights for a fresh start: a run or checkpoint of keepstep's, a directory of
+            stock DCP's, a file of ``torch.save``, or safetensors. Ignored once the run has a
+            checkpoint.
         read_once: Whether what several ranks need at a resume, replicas, is read by one of them and
             sent to the others; by default if the store is remote.
         seed: From which random generators are derived when the world size has changed.
@@ -88,9 +96,11 @@ def open(
     """
     settings = Settings(
         every=parse_interval(every),
+        keep=parse_keep(keep),
         mode=_mode(mode),
         when_busy=_when_busy(when_busy),
         resume=resume,
+        init_from=init_from,
         read_once=read_once,
         seed=seed,
         mathematics=mathematics,

@@ -1,11 +1,12 @@
 """What a session tells: one line for a person, one event for the ledger."""
 
 import logging
+from collections.abc import Sequence
 
+from keepstep.checkpoint.mismatch import Difference, table
 from keepstep.errors import CommitError
 from keepstep.observability.counters import COUNTERS
-from keepstep.observability.ledger import Ledger
-from keepstep.session.history import END
+from keepstep.observability.ledger import END, Ledger
 from keepstep.session.results import Restored
 from keepstep.session.saving import Save
 from keepstep.storage.retrying import RETRIES
@@ -13,7 +14,9 @@ from keepstep.world import World
 
 logger = logging.getLogger("keepstep.session")
 
-RESERVED_EVENTS = frozenset({"generation", "step", "save", "save_failed", "save_skipped", END})
+RESERVED_EVENTS = frozenset(
+    {"generation", "step", "save", "save_failed", "save_skipped", "prune", END}
+)
 """What the session itself writes into the ledger."""
 
 
@@ -29,11 +32,15 @@ def report_restored(restored: Restored, ledger: Ledger, world: World, uri: str) 
         skipped=[skipped.checkpoint.name for skipped in restored.skipped],
         lost_steps=lost.steps if lost else 0,
         restart_count=world.restart_count,
+        initialized_from=restored.initialized_from,
+        left=list(restored.left),
     )
     if not world.is_coordinator:
         return
     if restored.checkpoint is None:
-        logger.info("fresh start of generation %d in %s", restored.generation, uri)
+        source = restored.initialized_from
+        weights = f", with weights from {source}" if source else ""
+        logger.info("fresh start of generation %d in %s%s", restored.generation, uri, weights)
     else:
         logger.info(
             "resumed from %s as generation %d, world size %s -> %d",
@@ -51,6 +58,12 @@ def report_restored(restored: Restored, ledger: Ledger, world: World, uri: str) 
             lost.samples,
             lost.seconds,
         )
+
+
+def report_left(left: Sequence[Difference], world: World) -> None:
+    """What was allowed not to fit. *Ranks:* all; the coordinator logs."""
+    if left and world.is_coordinator:
+        logger.warning("not restored, because it does not fit:\n%s", table(left))
 
 
 def report_saved(saved: Save, ledger: Ledger, *, allocations: int) -> None:

@@ -43,6 +43,10 @@ class Restored:
     skipped: tuple[Skipped, ...] = field(default=())
     lost: Lost | None = None
     """``None`` if there is no record of earlier work."""
+    left: tuple[str, ...] = field(default=())
+    """Names of what stays as it was built, because it did not fit and was allowed not to."""
+    initialized_from: str | None = None
+    """Where a fresh start took its weights from."""
 
     @property
     def fresh(self) -> bool:

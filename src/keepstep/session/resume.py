@@ -12,13 +12,16 @@ from typing import Any
 
 from keepstep.checkpoint.engine import (
     check_digests,
-    check_state_fits,
+    finish_load,
     is_sharded,
     live_digests,
     plan_load,
 )
+from keepstep.checkpoint.fit import Fit, fit_state
+from keepstep.checkpoint.mismatch import Difference
 from keepstep.checkpoint.planned import PlannedLoad
 from keepstep.checkpoint.reader import ShardReader, Snapshot
+from keepstep.checkpoint.selection import Selection
 from keepstep.checkpoint.sharing import read_together
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import MANIFEST, CheckpointId
@@ -37,10 +40,13 @@ from keepstep.errors import (
     StorageUnavailable,
 )
 from keepstep.session.choosing import Chooser, all_damaged
+from keepstep.session.loading import load_weights
 from keepstep.session.results import Lost, Skipped
 from keepstep.state.app_state import RANKS, AppState
 from keepstep.storage.base import Storage
 from keepstep.world import World
+
+_WHOLE = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Loaded:
     manifest: Manifest
     state_digest: str
     """Of what is in the objects."""
+    left: tuple[Difference, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ class Resumed:
     nonce: str
     skipped: tuple[Skipped, ...]
     lost: Lost | None
+    left: tuple[Difference, ...]
+    """What stays as it was built, because it does not fit."""
 
 
 class Resumer:
@@ -78,10 +87,13 @@ class Resumer:
         run: str,
         world: World,
         control: ControlGroup,
+        newest_generation: int,
         resume: str | int,
         mathematics: Mapping[str, Any] | None,
         accept_change: bool,
         read_once: bool = False,
+        selection: Selection = _WHOLE,
+        init_from: str | None = None,
     ) -> None:
         self._storage = storage
         self._catalog = Catalog(storage)
@@ -90,10 +102,13 @@ class Resumer:
         self._run = run
         self._world = world
         self._control = control
+        self._newest_generation = newest_generation
         self._resume = resume
         self._mathematics = mathematics
         self._accept_change = accept_change
         self._read_once = read_once and world.world_size > 1
+        self._selection = selection
+        self._init_from = init_from
 
     def run(self) -> Resumed:
         """Restore the newest checkpoint that verifies, and claim the next generation from it.
@@ -102,17 +117,27 @@ class Resumer:
         """
         choice = self._control.decide(lambda: self._chooser.choose(self._resume))
         loaded, skipped = self._load_first_good(choice.candidates)
+        left = loaded.left if loaded else self._warm_start()
         manifest = loaded.manifest if loaded else None
         lost = self._control.decide(lambda: self._chooser.lost_work(manifest))
         generation = self._control.decide(
             lambda: claim_generation(
                 self._storage,
-                newest_seen=choice.newest_generation,
+                newest_seen=self._newest_generation,
                 world_size=self._world.world_size,
                 resumed_from=manifest.id if manifest else None,
             )
         )
-        return Resumed(loaded, generation.number, generation.nonce, tuple(skipped), lost)
+        return Resumed(loaded, generation.number, generation.nonce, tuple(skipped), lost, left)
+
+    def _warm_start(self) -> tuple[Difference, ...]:
+        """Begin with weights from elsewhere, if that is wanted; returns what does not fit."""
+        left: list[Difference] = []
+        if (source := self._init_from) is not None:
+            self._control.succeed(
+                lambda: left.extend(load_weights(source, self._state, self._selection))
+            )
+        return tuple(left)
 
     def _load_first_good(
         self, candidates: tuple[CheckpointId, ...]
@@ -133,29 +158,34 @@ class Resumer:
 
     def _load(self, candidate: CheckpointId) -> Loaded | Skipped:
         """Load one checkpoint on all ranks, or say what is wrong with it on any rank."""
-        opened: list[Snapshot] = []
+        opened: list[tuple[Snapshot, Fit]] = []
         damage = self._together(candidate, lambda: opened.append(self._open_and_compare(candidate)))
         if damage is not None:
             return Skipped(candidate, damage)
-        snapshot = opened[0]
-        same_world = snapshot.manifest.world_size == self._world.world_size
+        snapshot, fit = opened[0]
+        keeps_rng = self._keeps_rng(snapshot, fit)
         reader = ShardReader(self._storage, snapshot)
         planned: list[PlannedLoad] = []
         self._control.succeed(
-            lambda: planned.append(plan_load(reader, self._state, with_rng=same_world))
+            lambda: planned.append(plan_load(reader, self._state, fit, with_rng=keeps_rng))
         )
         damage = self._read(candidate, planned[0], reader) or self._verify_rest(snapshot, reader)
         if damage is not None:
             return Skipped(candidate, damage)
-        self._control.succeed(lambda: self._state.load_dict(planned[0].template))
-        state_digest = self._prove_restored(snapshot)
-        if same_world:
+        self._control.succeed(lambda: finish_load(planned[0], self._state, fit))
+        state_digest = self._prove_restored(snapshot, fit)
+        if keeps_rng:
             self._state.load_rng(planned[0].template)
         else:
             self._state.derive_rng(snapshot.manifest.step)
-        return Loaded(snapshot.manifest, state_digest)
+        return Loaded(snapshot.manifest, state_digest, fit.left)
 
-    def _open_and_compare(self, candidate: CheckpointId) -> Snapshot:
+    def _keeps_rng(self, snapshot: Snapshot, fit: Fit) -> bool:
+        """Whether random generators continue, or are derived from the step."""
+        is_same_world = snapshot.manifest.world_size == self._world.world_size
+        return is_same_world and any(path[0] == RANKS for path in fit.contents())
+
+    def _open_and_compare(self, candidate: CheckpointId) -> tuple[Snapshot, Fit]:
         """Everything that can be said before a tensor is touched."""
         manifest = self._catalog.manifest(candidate)
         if manifest.run != self._run:
@@ -165,8 +195,11 @@ class Resumer:
         if self._world.is_coordinator:
             _raise_damage(check_metadata(self._storage, manifest))
         snapshot = Snapshot.open(self._storage, manifest)
-        check_state_fits(ShardReader(self._storage, snapshot), self._state, where=str(candidate))
-        return snapshot
+        # A checkpoint of a job that made the same choice is as this one wants it already.
+        is_adapted = manifest.adapted == self._selection.digest
+        selection = Selection() if is_adapted else self._selection
+        reader = ShardReader(self._storage, snapshot)
+        return snapshot, fit_state(reader, self._state, selection, where=str(candidate))
 
     def _check_mathematics(self, manifest: Manifest) -> None:
         if self._mathematics is None or self._accept_change:
@@ -205,15 +238,19 @@ class Resumer:
             ),
         )
 
-    def _prove_restored(self, snapshot: Snapshot) -> str:
+    def _prove_restored(self, snapshot: Snapshot, fit: Fit) -> str:
         """Compare the content of what is now in the objects with that of what was saved."""
         common = self._state.common_dict()
-        live = self._control.gather(live_digests(common))
+        live = self._control.gather(live_digests(common, fit))
         digests: list[str] = []
         self._control.succeed(
             lambda: digests.append(
                 check_digests(
-                    snapshot.frames, live, is_sharded=is_sharded(common), is_common=is_common
+                    snapshot.frames,
+                    live,
+                    fit,
+                    is_sharded=is_sharded(common, fit),
+                    is_common=is_common,
                 )
             )
         )

@@ -1,7 +1,7 @@
 """The session: one object per rank that keeps a loop's work."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,20 +15,23 @@ from keepstep import failpoints
 from keepstep._version import __version__
 from keepstep.checkpoint.participant import check_storable
 from keepstep.checkpoint.save_engine import SaveMode
+from keepstep.checkpoint.selection import Selection, Strictness
 from keepstep.checkpoint.store import C10dStore
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import CheckpointId, ledger_key
 from keepstep.commit.manifest import Manifest, ObjectRecord
-from keepstep.config import Interval
+from keepstep.commit.starting import Start, announce_start, end_start
+from keepstep.config import Interval, KeepPolicy
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.errors import ConfigError
-from keepstep.observability.ledger import Ledger
-from keepstep.session.history import END, failures_before
+from keepstep.observability.ledger import END, Ledger
+from keepstep.session.history import failures_before
 from keepstep.session.pacing import Failures, pace_of
 from keepstep.session.premises import abort_stale_uploads, check_exclusive_create
-from keepstep.session.reporting import RESERVED_EVENTS, report_restored
+from keepstep.session.reporting import RESERVED_EVENTS, report_left, report_restored
 from keepstep.session.results import Restored, Stop
 from keepstep.session.resume import Resumed, Resumer
+from keepstep.session.retention import Retention
 from keepstep.session.saves import Saves, WhenFailing
 from keepstep.session.saving import Describe, Save, Saver
 from keepstep.state.app_state import AppState
@@ -44,9 +47,11 @@ class Settings:
     """What :func:`keepstep.open` was given; described there."""
 
     every: Interval
+    keep: KeepPolicy
     mode: SaveMode
     when_busy: WhenBusy
     resume: str | int
+    init_from: str | None
     read_once: bool | None
     seed: int
     mathematics: Mapping[str, Any] | None
@@ -86,6 +91,7 @@ class Session:
         self._run = self._control.decide(self._open_run)
         self._generation: _Generation | None = None
         self._metrics: dict[str, float] = {}
+        self._adapted: str | None = None
         self._stop_reason: str | None = None
         self._is_closed = False
 
@@ -120,10 +126,32 @@ class Session:
         self._state.track(objects)
         return self
 
-    def restore(self) -> Restored:
+    def restore(
+        self,
+        *,
+        strict: Strictness = True,
+        rename: Mapping[str, str] | None = None,
+        skip: Sequence[str] = (),
+        only: Sequence[str] = (),
+        cast: bool = False,
+    ) -> Restored:
         """Put back the newest checkpoint that verifies on all ranks; without one, start afresh.
 
-        Call it once, after :meth:`track` and before the loop.
+        Call it once, after :meth:`track` and before the loop. The options say how a checkpoint may
+        differ from the tracked objects. They stand for a change of the job: checkpoints that were
+        saved under the same options are restored whole, so that a restart loses nothing.
+
+        Names are those of mismatch tables, as ``model.head.weight``; a pattern means everything
+        below a name as well, and may hold wildcards. Optimizer state goes with its parameter.
+
+        Args:
+            strict: ``True``: everything fits, or it is an error that lists what does not.
+                ``"shape"``: tensors of another shape stay as they were built. ``False``: so does
+                whatever is on one side only.
+            rename: From names in the checkpoint to names here.
+            skip: Patterns of what stays as it was built.
+            only: Patterns of all that is restored.
+            cast: Whether tensors of another dtype are converted.
 
         *Raises:* ``NoCheckpointError``, ``AllCheckpointsDamagedError``, ``StateMismatchError``,
         ``ConfigError``, ``StorageError``, ``FencedError``: the same on all ranks, and nothing on
@@ -134,17 +162,25 @@ class Session:
                 "restore() was called twice; a session restores once, before its loop"
             )
         settings = self._settings
-        resumed = Resumer(
-            self._storage,
-            self._state,
-            run=self._run,
-            world=self.world,
-            control=self._control,
-            resume=settings.resume,
-            mathematics=settings.mathematics,
-            accept_change=settings.accept_change,
-            read_once=self._reads_once(),
-        ).run()
+        selection = Selection(
+            strict=strict, rename=dict(rename or {}), skip=tuple(skip), only=tuple(only), cast=cast
+        )
+        self._adapted = selection.digest
+        with self._announced() as start:
+            resumed = Resumer(
+                self._storage,
+                self._state,
+                run=self._run,
+                world=self.world,
+                control=self._control,
+                newest_generation=start.newest_generation,
+                resume=settings.resume,
+                mathematics=settings.mathematics,
+                accept_change=settings.accept_change,
+                read_once=self._reads_once(),
+                selection=selection,
+                init_from=settings.init_from,
+            ).run()
         manifest = resumed.loaded.manifest if resumed.loaded else None
         if manifest is not None:
             self.step = manifest.step
@@ -160,8 +196,11 @@ class Session:
             state_digest=resumed.loaded.state_digest if resumed.loaded else None,
             skipped=resumed.skipped,
             lost=resumed.lost,
+            left=tuple(difference.name for difference in resumed.left),
+            initialized_from=None if manifest else settings.init_from,
         )
         report_restored(restored, self._generation.ledger, self.world, self.uri)
+        report_left(resumed.left, self.world)
         self._check_storable()
         return restored
 
@@ -258,7 +297,7 @@ class Session:
         self._is_closed = True
         try:
             if self._generation is not None:
-                with closing(self._generation.ledger):
+                with closing(self._generation.ledger), closing(self._generation.retention):
                     self._generation.saves.close()
         finally:
             self._control.close()
@@ -294,6 +333,16 @@ class Session:
             return catalog.open_run()
         return str(catalog.run()["run"])  # something must be there already
 
+    @contextmanager
+    def _announced(self) -> Iterator[Start]:
+        """Keep checkpoints from being pruned while one is chosen and loaded."""
+        start = self._control.decide(lambda: announce_start(self._storage))
+        try:
+            yield start
+        finally:
+            if self.world.is_coordinator:
+                end_start(self._storage, start)
+
     def _failures_before(self, generation: int) -> Failures:
         # The coordinator decides when to save.
         return (
@@ -328,6 +377,9 @@ class Session:
             deadline_seconds=self._settings.deadline_seconds,
             before_commit=ledger.flush,
         )
+        retention = Retention(
+            self._storage, self._settings.keep, ledger, generation=resumed.generation
+        )
         saves = Saves(
             saver,
             ledger,
@@ -338,8 +390,9 @@ class Session:
             when_failing=self._settings.when_failing,
             longest_pause_seconds=self._settings.longest_pause_seconds,
             pace=pace_of(self._settings.every, partial(self._failures_before, resumed.generation)),
+            after_commit=retention.committed if self.world.is_coordinator else _nothing,
         )
-        return _Generation(resumed.generation, saves, ledger)
+        return _Generation(resumed.generation, saves, retention, ledger)
 
     def _active(self) -> "_Generation":
         if self._is_closed:
@@ -371,6 +424,7 @@ class Session:
             tags=tags,
             config_digest=self._settings.config_digest,
             mathematics=self._settings.mathematics or {},
+            adapted=self._adapted,
         )
 
         def describe(
@@ -402,10 +456,15 @@ class Session:
         ledger.record("step", step=self.step, samples=self.samples, metrics=shown)
 
 
+def _nothing() -> None:
+    """What other ranks do after a commit."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Generation:
     """What a session has once it has restored."""
 
     number: int
     saves: Saves
+    retention: Retention
     ledger: Ledger

@@ -1,6 +1,6 @@
 """The tracked objects as one nested state dict."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from keepstep.errors import ConfigError
 from keepstep.state.module import NamedModule, is_extra_state
-from keepstep.state.optimizer import NamedOptimizer, names_for
+from keepstep.state.optimizer import NamedOptimizer, names_for, owner_of
 from keepstep.state.rng import derive_rng, load_rng_state_dict, rng_state_dict
 from keepstep.state.values import as_one_value
 
@@ -88,46 +88,55 @@ class AppState:
         return state
 
     def template(
-        self, tensors: Mapping[Path, TensorSpec], values: Iterable[Path], *, with_rng: bool
+        self, contents: Mapping[Path, TensorSpec | None], *, with_rng: bool
     ) -> dict[str, Any]:
         """Where to load to: live tensors where there are any, new ones for optimizer state.
 
         Args:
-            tensors: What the checkpoint has, by path: global shape and dtype.
-            values: Paths of the checkpoint's entries that are not tensors.
+            contents: What is to be loaded, by path: global shape and dtype, ``None`` for a value.
             with_rng: Whether to load this rank's generators.
         """
-        modules = self._named_modules()
-        template: dict[str, Any] = {name: module.state_dict() for name, module in modules.items()}
+        names = {path[0] for path in contents}
+        template: dict[str, Any] = {}
+        for name, module in self._named_modules().items():
+            if name in names:
+                live = module.state_dict()
+                template[name] = {key: live[key] for key in live if (name, key) in contents}
         destinations: dict[Path, Any] = {}
         own = (RANKS, rank_name(self._rank))
-        by_value = {*self._optimizers, *self._others}
-        for path in values:
-            if path[0] in by_value or (with_rng and path[:2] == own):
-                destinations[path] = None
-        for path, (shape, dtype) in tensors.items():
+        for path, spec in contents.items():
             is_option = path[0] in self._optimizers and path[1] == "param_groups"
-            if is_option or path[0] in self._others or (with_rng and path[:2] == own):
-                destinations[path] = torch.empty(shape, dtype=dtype)
+            is_value = spec is None and path[0] in self._optimizers
+            is_own = with_rng and path[:2] == own
+            if is_option or is_value or is_own or path[0] in self._others:
+                destinations[path] = None if spec is None else torch.empty(spec[0], dtype=spec[1])
         for name, optimizer in self._named_optimizers().items():
-            template[name] = {"state": {}, "param_groups": []}
-            mine = {path[1:]: spec for path, spec in tensors.items() if path[0] == name}
-            destinations |= {(name, *path): t for path, t in optimizer.destinations(mine).items()}
+            if name in names:
+                template[name] = {"state": {}}
+                mine = {path[1:]: s for path, s in contents.items() if s and path[0] == name}
+                found = optimizer.destinations(mine)
+                destinations |= {(name, *path): t for path, t in found.items()}
         for path in sorted(destinations, key=_path_order):
             _insert(template, path, destinations[path])
         return template
 
     def load_dict(self, loaded: Mapping[str, Any]) -> None:
-        """Put back what was loaded into :meth:`template`, the generators excepted."""
+        """Put back what was loaded into :meth:`template`, the generators excepted.
+
+        Objects of which nothing was loaded stay as they are.
+        """
         for name, module in self._modules.items():
             # Tensors were loaded in place; extra state has to be handed over.
-            extra = {key: value for key, value in loaded[name].items() if is_extra_state(key)}
+            entries = loaded.get(name, {})
+            extra = {key: value for key, value in entries.items() if is_extra_state(key)}
             if extra:
                 set_model_state_dict(module, extra, options=StateDictOptions(strict=False))
         for name, optimizer in self._named_optimizers().items():
-            optimizer.load_state_dict(loaded[name])
+            if name in loaded:
+                optimizer.load_state_dict(loaded[name])
         for name, other in self._others.items():
-            other.load_state_dict(loaded[name])
+            if name in loaded:
+                other.load_state_dict(loaded[name])
 
     def load_rng(self, loaded: Mapping[str, Any]) -> None:
         """Continue this rank's generators where they were saved."""
@@ -163,6 +172,19 @@ class AppState:
     def tracks(self, name: str) -> bool:
         """Whether an object is tracked under a name."""
         return name in self._modules or name in self._optimizers or name in self._others
+
+    def tracks_module(self, name: str) -> bool:
+        """Whether a module is tracked under a name."""
+        return name in self._modules
+
+    def module_names(self) -> list[str]:
+        """Of all tracked modules."""
+        return list(self._modules)
+
+    def optimizer_owners(self) -> dict[str, str]:
+        """What to put before an optimizer's names of parameters, to have their full names."""
+        by_module = {n: m.parameter_names() for n, m in self._named_modules().items()}
+        return {name: owner_of(_held(o), by_module) for name, o in self._optimizers.items()}
 
     def buffer_names(self) -> set[str]:
         """Names of the buffers of all modules, as in the state dict."""
@@ -209,7 +231,7 @@ class AppState:
         }
         named = {}
         for name, optimizer in self._optimizers.items():
-            held = [p for group in optimizer.param_groups for p in group["params"]]
+            held = _held(optimizer)
             names = names_for(held, by_module)
             strangers = sum(parameter not in names for parameter in held)
             if strangers:
@@ -219,6 +241,10 @@ class AppState:
                 )
             named[name] = NamedOptimizer(name, optimizer, names)
         return named
+
+
+def _held(optimizer: Optimizer) -> list[torch.nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def rank_name(rank: int) -> str:

@@ -92,6 +92,11 @@ class NamedOptimizer:
             if fqn in state:
                 self._optimizer.state[parameter] = dict(state[fqn])
         groups = loaded.get("param_groups", [])
+        if groups:
+            self._load_options(groups)
+        self._place_steps()
+
+    def _load_options(self, groups: Sequence[Mapping[str, Any]]) -> None:
         positions = _matching(self.groups(), [frozenset(group["params"]) for group in groups])
         for group, position in zip(self._optimizer.param_groups, positions, strict=True):
             group.update(
@@ -101,7 +106,6 @@ class NamedOptimizer:
                     if option != "params"
                 }
             )
-        self._place_steps()
 
     def groups(self) -> list[frozenset[str]]:
         """Names of the parameters of each group."""
@@ -172,14 +176,24 @@ def names_for(held: Sequence[torch.nn.Parameter], by_module: Mapping[str, Names]
         held: The optimizer's parameters.
         by_module: Names of the parameters of every tracked module.
     """
-    for names in by_module.values():
-        if all(parameter in names for parameter in held):
-            return names
+    if owner := owner_of(held, by_module):
+        return by_module[owner.removesuffix(".")]
     prefixed: Names = {}
     for module, names in by_module.items():
         for parameter, name in names.items():
             prefixed.setdefault(parameter, f"{module}.{name}")
     return prefixed
+
+
+def owner_of(held: Sequence[torch.nn.Parameter], by_module: Mapping[str, Names]) -> str:
+    """What the optimizer's names lack in front: ``"model."``, or nothing; see :func:`names_for`."""
+    owners = (
+        module
+        for module, names in by_module.items()
+        if all(parameter in names for parameter in held)
+    )
+    owner = next(owners, None)
+    return "" if owner is None else f"{owner}."
 
 
 def _matching(groups: Sequence[frozenset[str]], saved: Sequence[frozenset[str]]) -> list[int]:
