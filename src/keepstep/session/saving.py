@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any, Protocol
 
 from keepstep.checkpoint.participant import TensorParticipant, TrackedState
 from keepstep.checkpoint.save_engine import SaveEngine, SaveMode
@@ -18,7 +19,6 @@ from keepstep.errors import CommitError
 from keepstep.phases import Phase
 from keepstep.session.pacing import SaveCost
 from keepstep.session.resume import is_common
-from keepstep.state.app_state import AppState
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
@@ -26,6 +26,16 @@ logger = logging.getLogger("keepstep.session")
 
 Describe = Callable[[CheckpointId, tuple[ObjectRecord, ...], str], Manifest]
 """From the attempt, its objects and the state digest to the manifest."""
+
+
+class Savable(Protocol):
+    """What is saved; ``state.AppState`` is one."""
+
+    def save_dict(self) -> dict[str, Any]: ...
+
+    def buffer_names(self) -> set[str]: ...
+
+    def guarded(self) -> Callable[[str], bool]: ...
 
 
 class Save:
@@ -168,7 +178,7 @@ class Saver:
         """How often host memory was allocated for saving, so far."""
         return self._engine.allocations
 
-    def begin(self, state: AppState, step: int, describe: Describe) -> Save:
+    def begin(self, state: Savable, step: int, describe: Describe) -> Save:
         """Plan and stage; the rest follows in the background, or at once in sync mode.
 
         *Blocks:* until training may go on; in overlap mode tensors may not change before
