@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Any
 from keepstep._version import __version__
 
 if TYPE_CHECKING:
-    from keepstep.session import Lost, Restored, Save, Session, Skipped, Stop, load, open
+    from keepstep.session import (
+        Lost,
+        NoticeSources,
+        Preemption,
+        Restored,
+        Save,
+        Session,
+        Skipped,
+        Stop,
+        load,
+        open,
+    )
 
 __all__ = [
     "open",
@@ -16,6 +27,8 @@ __all__ = [
     "Skipped",
     "Save",
     "Stop",
+    "Preemption",
+    "NoticeSources",
     "__version__",
 ]
 

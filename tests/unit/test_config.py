@@ -358,6 +358,7 @@ def test_digest_sees_every_setting() -> None:
         for name, value in Config().leaves().items()
     } | {
         "resume": "must",
+        "checkpoint.keep": "last=2",
         "task": "digits",
         "train.precision": "bf16",
         "train.numerics": "fast",
@@ -371,6 +372,7 @@ def test_digest_sees_every_setting() -> None:
         "checkpoint.when_busy": "skip",
         "checkpoint.when_failing": "pause",
         "checkpoint.read_once": "always",
+        "preemption.cloud": "aws",
     }
     beside = {"parallel.shard_size": ["--parallel.strategy", "hsdp"]}
     digests = {

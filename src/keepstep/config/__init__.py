@@ -7,6 +7,7 @@ names the setting, the value, its source and what to write instead.
 
 from keepstep.config.changes import explain_change
 from keepstep.config.interval import Interval, parse_interval
+from keepstep.config.keep import KeepPolicy, parse_keep
 from keepstep.config.resolve import Resolved, resolve
 from keepstep.config.schema import (
     BatchConfig,
@@ -16,6 +17,7 @@ from keepstep.config.schema import (
     ModelConfig,
     OptimConfig,
     ParallelConfig,
+    PreemptionConfig,
     TrainConfig,
 )
 
@@ -27,9 +29,12 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "ParallelConfig",
+    "PreemptionConfig",
     "TrainConfig",
     "Interval",
     "parse_interval",
+    "KeepPolicy",
+    "parse_keep",
     "Resolved",
     "resolve",
     "explain_change",

@@ -148,6 +148,19 @@ class CheckpointConfig(_Section):
     """After which training stops all the same."""
 
 
+class PreemptionConfig(_Section):
+    grace_seconds: PositiveFloat = 30.0
+    """Between SIGTERM or SIGUSR1 and force."""
+    notice_file: str = ""
+    """A file whose appearance says that this process will be stopped, if any."""
+    cloud: Literal["none", "aws", "gcp", "azure"] = "none"
+    """Whose metadata service to ask whether this machine will be taken away."""
+    metadata_url: str = ""
+    """Of that service, where it is not at its usual address."""
+    every_seconds: PositiveFloat = 2.0
+    """Between two looks at the file and the service."""
+
+
 class StorageConfig(_Section):
     single_writer: bool = False
     """Use a store that cannot create exclusively: never start two jobs on the run then."""
@@ -176,6 +189,7 @@ class Config(_Section):
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     storage: StorageConfig = StorageConfig()
+    preemption: PreemptionConfig = PreemptionConfig()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -8,7 +8,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 import keepstep
 from keepstep.config import Config
-from keepstep.errors import ConfigError
+from keepstep.elastic.preemption import Preemption
+from keepstep.errors import ConfigError, ExitCode
 from keepstep.launch.process_group import process_group
 from keepstep.train.loop import train
 from keepstep.train.numerics import plan_numerics
@@ -23,10 +24,13 @@ _READ_ONCE = {"auto": None, "always": True, "never": False}
 
 
 @record  # writes the error file by which torchelastic finds the rank that failed first
-def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
-    """Train until the run is complete or told to stop.
+def run_job(
+    config: Config, world: World, environ: Mapping[str, str], preemption: Preemption
+) -> ExitCode:
+    """Train until the run is complete or told to stop; how the process should end.
 
-    *Ranks:* collective. *Durability:* the last step is committed once this returns.
+    *Ranks:* collective. *Durability:* unless that is ``PREEMPTED_UNSAVED``, the last step is
+    committed once this returns.
     """
     device = choose_device(world)
     if config.train.threads:
@@ -52,6 +56,7 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
             config_digest=config.digest(),
             accept_change=config.accept_change,
             seed=config.seed,
+            preemption=preemption,
             world=world,
             parallel=layout.describe(),
             samples_per_epoch=task.num_samples,
@@ -65,7 +70,10 @@ def run_job(config: Config, world: World, environ: Mapping[str, str]) -> None:
             retry_seconds=config.storage.retry_seconds,
         ) as session:
             summary = train(session, task, config, device)
-        logger.info("done %s committed=%s", summary, committed_step(session))
+        stop = session.stopped
+        word = "done" if stop is None else "stopped"
+        logger.info("%s %s committed=%s", word, summary, committed_step(session))
+    return stop.exit_code if stop else ExitCode.OK
 
 
 def choose_device(world: World) -> torch.device:

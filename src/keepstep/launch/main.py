@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from keepstep import failpoints
-from keepstep.config import Config, resolve
-from keepstep.errors import ConfigError, KeepstepError, exit_code_of
+from keepstep.config import Config, PreemptionConfig, resolve
+from keepstep.elastic.preemption import NoticeSources, Preemption
+from keepstep.errors import ConfigError, ExitCode, KeepstepError, exit_code_of
 from keepstep.launch.env import world_from
 from keepstep.world import World
 
@@ -21,16 +22,18 @@ logger = logging.getLogger("keepstep.launch")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train: ``[recipe.toml ...] [--section.setting value ...]``.
 
-    Returns when the run is complete, else exits the process with the code of the error.
+    Returns when the run is complete, else exits the process with a code that says why.
     """
     try:
-        _main(sys.argv[1:] if arguments is None else arguments, os.environ)
+        code = _main(sys.argv[1:] if arguments is None else arguments, os.environ)
     except KeepstepError as error:
         logger.error("%s: %s", type(error).__name__, error)
         sys.exit(exit_code_of(error))
+    if code is not ExitCode.OK:
+        sys.exit(code)
 
 
-def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
     _set_up_logging(World())
     world = world_from(environ)
     _set_up_logging(world)
@@ -41,9 +44,20 @@ def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if config.train.numerics == "exact":  # without it, cuBLAS may add in another order each time
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from keepstep.launch.job import run_job
+    with Preemption(_notice_sources(config.preemption)) as preemption:
+        from keepstep.launch.job import run_job
 
-    run_job(config, world, environ)
+        return run_job(config, world, environ, preemption) or ExitCode.OK
+
+
+def _notice_sources(config: PreemptionConfig) -> NoticeSources:
+    return NoticeSources(
+        grace_seconds=config.grace_seconds,
+        file=Path(config.notice_file) if config.notice_file else None,
+        cloud=None if config.cloud == "none" else config.cloud,
+        metadata_url=config.metadata_url or None,
+        every_seconds=config.every_seconds,
+    )
 
 
 def _set_up_logging(world: World) -> None:

@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from keepstep.checkpoint.save_engine import SaveMode
 from keepstep.config import parse_interval, parse_keep
+from keepstep.elastic.preemption import NoticeSources, Preemption
 from keepstep.errors import ConfigError
 from keepstep.session.saves import WhenFailing
 from keepstep.session.session import Session, Settings, WhenBusy
@@ -41,6 +42,7 @@ def open(
     longest_pause_seconds: float = 3600.0,
     single_writer: bool = False,
     retry_seconds: float = 60.0,
+    preemption: Preemption | None = None,
     world: World | None = None,
 ) -> Session:
     """Open a run: its history is below ``uri``, and this process group is about to extend it.
@@ -90,6 +92,9 @@ def open(
         single_writer: Whether to use a store that cannot create objects exclusively. You then vouch
             that never two jobs work on the run at a time: nothing else keeps them apart.
         retry_seconds: How long a request to a remote store is repeated before it has failed.
+        preemption: What listens for word that this process will be stopped. By default SIGTERM and
+            SIGUSR1 are such word, with 30 s to go, unless the process handles them already or this
+            is not the main thread.
         world: Who this process is; taken from the process group by default.
 
     *Raises:* ``ConfigError``; ``StorageError`` if the store cannot be written.
@@ -115,10 +120,17 @@ def open(
         when_failing=_when_failing(when_failing),
         longest_pause_seconds=longest_pause_seconds,
         single_writer=single_writer,
+        owns_preemption=preemption is None,
     )
     policy = RetryPolicy(timeout_seconds=retry_seconds)
     storage = open_storage(uri, single_writer=single_writer, policy=policy)
-    return Session(storage, settings, world or _world_of_group())
+    listening = preemption or Preemption(NoticeSources())
+    try:
+        return Session(storage, settings, world or _world_of_group(), listening)
+    except BaseException:
+        if preemption is None:
+            listening.close()
+        raise
 
 
 def _mode(mode: str) -> SaveMode:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from keepstep.commit.layout import CheckpointId
+from keepstep.errors import ExitCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,18 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The ranks agreed to leave the loop after this step, for which a save was made."""
+    """The ranks agreed to leave the loop after this step."""
 
     reason: str
     step: int
+    is_preempted: bool = False
+    """Whether a rank was told to go; otherwise one asked to stop."""
+    is_committed: bool = True
+    """Whether the step is; if not, there was no time, or the save has failed."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process should end with, so that its scheduler knows."""
+        if not self.is_preempted:
+            return ExitCode.OK
+        return ExitCode.PREEMPTED if self.is_committed else ExitCode.PREEMPTED_UNSAVED

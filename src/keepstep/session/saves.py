@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
@@ -25,6 +26,8 @@ logger = logging.getLogger("keepstep.session")
 
 WhenFailing = Literal["stop", "continue", "pause"]
 
+_REMEMBERED = 5
+
 _PAUSE_SECONDS = 5.0
 """Between two tries of a job that is held up."""
 
@@ -44,6 +47,7 @@ class Saves:
         when_failing: WhenFailing,
         longest_pause_seconds: float,
         pace: Pace,
+        after_commit: Callable[[], None],
     ) -> None:
         self.latest = latest
         """The newest checkpoint that was restored or committed, as far as is noticed."""
@@ -56,10 +60,17 @@ class Saves:
         self._longest_pause_seconds = longest_pause_seconds
         self.pace = pace
         """Decides when the next save is due."""
+        self._after_commit = after_commit
         self._failed = 0
         self._failure: CommitError | None = None
         self._in_flight: Save | None = None
         self._has_skipped = False
+        self._lately: deque[float] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def expected_seconds(self) -> float:
+        """What the slowest of the last few saves took; 0 if there was none. *Ranks:* local."""
+        return max(self._lately, default=0.0)
 
     @property
     def holds_training(self) -> bool:
@@ -90,12 +101,25 @@ class Saves:
         if self._in_flight is not None:
             self._in_flight.spoil(CHANGED_WHILE_COPIED)
 
-    def begin(self, state: AppState, step: int, describe: Callable[[], Describe]) -> Save:
-        """Begin a save once the one in flight is over. *Raises:* as :meth:`notice`."""
+    def begin(
+        self,
+        state: AppState,
+        step: int,
+        describe: Callable[[], Describe],
+        *,
+        deadline_seconds: float | None = None,
+    ) -> Save:
+        """Begin a save once the one in flight is over. *Raises:* as :meth:`notice`.
+
+        Args:
+            deadline_seconds: If it is to be given up earlier than usual.
+        """
         self.finish()
         self.pace.began()
         self._has_skipped = False
-        self._in_flight = self._saver.begin(state, step, describe())
+        self._in_flight = self._saver.begin(
+            state, step, describe(), deadline_seconds=deadline_seconds
+        )
         return self._in_flight
 
     def skip(self, step: int) -> None:
@@ -104,14 +128,19 @@ class Saves:
             report_skipped_save(step, self._ledger, self._world)
         self._has_skipped = True
 
-    def finish(self) -> None:
-        """Wait for the save in flight, if there is one. *Raises:* as :meth:`notice`."""
+    def finish(self, *, within_seconds: float | None = None) -> None:
+        """Wait for the save in flight, if there is one. *Raises:* as :meth:`notice`.
+
+        Args:
+            within_seconds: Wait no longer, and leave it in flight.
+        """
         if self._in_flight is None:
             return
         self._in_flight.staged()
-        self._in_flight.wait()
-        (has_failed,) = self._control.largest([self.has_failed])
-        self.notice(has_failed=bool(has_failed))
+        self._in_flight.wait(within_seconds)
+        has_failed, is_busy = self._control.largest([self.has_failed, self.is_busy])
+        if not is_busy:
+            self.notice(has_failed=bool(has_failed))
 
     def notice(self, *, has_failed: bool) -> None:
         """Take note of the outcome that all ranks know, if there is one.
@@ -197,7 +226,9 @@ class Saves:
             self._ledger.record("save_failed", step=save.checkpoint.step, error=str(error))
             raise
         self.pace.ended(save.cost)
+        self._lately.append(save.cost.total_seconds)
         report_saved(save, self._ledger, allocations=self._saver.allocations)
+        self._after_commit()
         return save
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -106,9 +107,9 @@ class Save:
             raise self._error
         return self.checkpoint
 
-    def wait(self) -> None:
-        """Return once the outcome is known, whatever it is. *Ranks:* local."""
-        self._is_over.wait()
+    def wait(self, seconds: float | None = None) -> None:
+        """Return once the outcome is known, whatever it is, or after so long. *Ranks:* local."""
+        self._is_over.wait(seconds)
 
     def spoil(self, reason: str) -> None:
         """Abort it on all ranks if it is still being copied."""
@@ -178,7 +179,14 @@ class Saver:
         """How often host memory was allocated for saving, so far."""
         return self._engine.allocations
 
-    def begin(self, state: Savable, step: int, describe: Describe) -> Save:
+    def begin(
+        self,
+        state: Savable,
+        step: int,
+        describe: Describe,
+        *,
+        deadline_seconds: float | None = None,
+    ) -> Save:
         """Plan and stage; the rest follows in the background, or at once in sync mode.
 
         *Blocks:* until training may go on; in overlap mode tensors may not change before
@@ -210,7 +218,7 @@ class Saver:
             barrier=self._barrier(attempt_id),
             world=self._world,
             timeline=timeline,
-            deadline_seconds=self._deadline_seconds,
+            deadline_seconds=min(self._deadline_seconds, deadline_seconds or math.inf),
         )
         try:
             attempt.prepare()

@@ -1,5 +1,6 @@
 """The session: one object per rank that keeps a loop's work."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -23,7 +24,9 @@ from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.commit.starting import Start, announce_start, end_start
 from keepstep.config import Interval, KeepPolicy
 from keepstep.elastic.control_group import ControlGroup
-from keepstep.errors import ConfigError
+from keepstep.elastic.notices import Notice
+from keepstep.elastic.preemption import Preemption
+from keepstep.errors import CommitError, ConfigError
 from keepstep.observability.ledger import END, Ledger
 from keepstep.session.history import failures_before
 from keepstep.session.pacing import Failures, pace_of
@@ -34,12 +37,18 @@ from keepstep.session.resume import Resumed, Resumer
 from keepstep.session.retention import Retention
 from keepstep.session.saves import Saves, WhenFailing
 from keepstep.session.saving import Describe, Save, Saver
+from keepstep.session.stopping import Agreed, Demand, Stopping, report_stop
 from keepstep.state.app_state import AppState
 from keepstep.storage.base import Storage
 from keepstep.storage.log import open_log
 from keepstep.world import World
 
+logger = logging.getLogger("keepstep.session")
+
 WhenBusy = Literal["wait", "skip"]
+
+_ENDING_SECONDS = 1.0
+"""What leaving takes, once it is clear what is committed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +75,7 @@ class Settings:
     when_failing: WhenFailing
     longest_pause_seconds: float
     single_writer: bool
+    owns_preemption: bool
 
 
 class Session:
@@ -75,7 +85,9 @@ class Session:
     :meth:`request_stop` and the properties.
     """
 
-    def __init__(self, storage: Storage, settings: Settings, world: World) -> None:
+    def __init__(
+        self, storage: Storage, settings: Settings, world: World, preemption: Preemption
+    ) -> None:
         self.world = world
         self.step = 0
         """Optimizer steps completed."""
@@ -92,7 +104,9 @@ class Session:
         self._generation: _Generation | None = None
         self._metrics: dict[str, float] = {}
         self._adapted: str | None = None
-        self._stop_reason: str | None = None
+        self._preemption = preemption
+        self._stopping = Stopping(preemption)
+        self._stop: Stop | None = None
         self._is_closed = False
 
     @property
@@ -104,6 +118,16 @@ class Session:
     def latest(self) -> CheckpointId | None:
         """The newest checkpoint this session has restored or noticed to be committed."""
         return self._generation.saves.latest if self._generation else None
+
+    @property
+    def notice(self) -> Notice | None:
+        """What this process has been told about its end, if anything."""
+        return self._stopping.notice
+
+    @property
+    def stopped(self) -> Stop | None:
+        """What :meth:`tick` returned when it said stop."""
+        return self._stop
 
     @property
     def generation(self) -> int:
@@ -202,6 +226,7 @@ class Session:
         report_restored(restored, self._generation.ledger, self.world, self.uri)
         report_left(resumed.left, self.world)
         self._check_storable()
+        self._preemption.take_over()
         return restored
 
     @contextmanager
@@ -245,26 +270,46 @@ class Session:
         failpoints.hit("step.after", step=self.step)
         saves = active.saves
         saves.check_guarded()
-        save_is_due, stop_is_due, is_busy, has_failed = self._control.largest(
-            [self._save_is_due(), self._stop_reason is not None, saves.is_busy, saves.has_failed]
+        save_is_due, is_busy, has_failed, *votes = self._control.largest(
+            [
+                self._save_is_due(),
+                saves.is_busy,
+                saves.has_failed,
+                *self._stopping.votes(saves.expected_seconds),
+            ]
         )
+        agreed = Agreed.of(votes)
+        stop_is_due = agreed.demand is not Demand.GO_ON
         if not is_busy:
             saves.notice(has_failed=bool(has_failed))
-        if save_is_due and is_busy and not stop_is_due and self._settings.when_busy == "skip":
+        if agreed.demand is Demand.LEAVE:
+            self._save_in_time(saves, agreed, is_busy=bool(is_busy))
+        elif save_is_due and is_busy and not stop_is_due and self._settings.when_busy == "skip":
             saves.skip(self.step)
         elif save_is_due or stop_is_due:
             saves.begin(self._state, self.step, self._describe)
-        if stop_is_due or self._settings.mode is SaveMode.SYNC:
+        if agreed.demand is Demand.STOP or self._settings.mode is SaveMode.SYNC:
             saves.finish()
-        if saves.holds_training:
+        if saves.holds_training and not stop_is_due:
             saves.hold(
                 lambda: saves.begin(self._state, self.step, self._describe),
-                stop_is_due=lambda: self._stop_reason is not None,
+                stop_is_due=lambda: self._stopping.is_wanted,
             )
         if not stop_is_due:
             return None
-        reasons = self._control.gather(self._stop_reason)
-        return Stop(next(reason for reason in reasons if reason is not None), self.step)
+        self._stop = Stop(
+            self._stopping.reasons(self._control),
+            self.step,
+            is_preempted=agreed.demand is Demand.LEAVE,
+            is_committed=saves.latest is not None and saves.latest.step == self.step,
+        )
+        report_stop(self._stop, agreed, saves, active.ledger, self.world)
+        return self._stop
+
+    def stop_is_due(self) -> bool:
+        """Whether the next :meth:`tick` will say stop: ask now and then in a long evaluation."""
+        demand, *_ = self._control.largest(self._stopping.votes(0.0))
+        return demand != Demand.GO_ON
 
     def save(self, *, tags: tuple[str, ...] = ()) -> Save:
         """Save the current step now; a save in flight is waited for.
@@ -282,7 +327,7 @@ class Session:
 
     def request_stop(self, reason: str) -> None:
         """Ask all ranks to leave the loop after the next step. *Ranks:* any one is enough."""
-        self._stop_reason = reason
+        self._stopping.request(reason)
 
     def record(self, event: str, **fields: Any) -> None:
         """Write a line into this rank's ledger. *Ranks:* local. Fields are JSON values."""
@@ -301,6 +346,8 @@ class Session:
                     self._generation.saves.close()
         finally:
             self._control.close()
+            if self._settings.owns_preemption:
+                self._preemption.close()
 
     def __enter__(self) -> Self:
         return self
@@ -312,11 +359,26 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if kind is None and self._generation is not None:
+            is_unsaved = self._stop is not None and not self._stop.is_committed
+            if kind is None and self._generation is not None and not is_unsaved:
                 self._commit_last_step(self._generation.saves)
                 self._generation.ledger.record(END, step=self.step)
         finally:
             self.close()
+
+    def _save_in_time(self, saves: Saves, agreed: Agreed, *, is_busy: bool) -> None:
+        """Commit this step, or at least the one in flight, if that can be done in time."""
+        try:
+            if agreed.leaves_time_for(2 if is_busy else 1):
+                deadline_seconds = agreed.remaining_seconds
+                saves.begin(
+                    self._state, self.step, self._describe, deadline_seconds=deadline_seconds
+                )
+                saves.finish()
+            elif is_busy:
+                saves.finish(within_seconds=agreed.remaining_seconds - _ENDING_SECONDS)
+        except CommitError as error:
+            logger.warning("the last save has failed: %s", error)
 
     def _commit_last_step(self, saves: Saves) -> None:
         saves.finish()

@@ -1,6 +1,6 @@
 """Losses that do not depend on how many ranks computed them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -16,12 +16,22 @@ _SAMPLES_PER_FORWARD = 32
 
 
 @torch.no_grad()
-def evaluate(parallel: Parallel, task: Task, world: World, *, num_samples: int) -> float:
+def evaluate(
+    parallel: Parallel,
+    task: Task,
+    world: World,
+    *,
+    num_samples: int,
+    stop_is_due: Callable[[], bool],
+) -> float | None:
     """Mean loss over the first ``num_samples`` validation samples (or all there are).
 
     They are cut into the same chunks in any world and dealt out round robin. A rank that has one
     less repeats the last one, since with FSDP each forward is a collective. No random number is
     drawn.
+
+    Returns ``None`` if it was broken off because ``stop_is_due``, which is asked once per round and
+    answers alike on all ranks.
 
     *Ranks:* collective.
     """
@@ -29,7 +39,11 @@ def evaluate(parallel: Parallel, task: Task, world: World, *, num_samples: int) 
     chunks = np.array_split(ids, -(-len(ids) // _SAMPLES_PER_FORWARD))
     losses: dict[int, Tensor] = {}
     parallel.forward.eval()
+    is_whole = True
     for first in range(0, len(chunks), world.world_size):
+        if stop_is_due():
+            is_whole = False
+            break
         number = min(first + world.rank, len(chunks) - 1)
         batch = parallel.to_device(task.validation_batch(chunks[number]))
         with parallel.computing():
@@ -41,7 +55,7 @@ def evaluate(parallel: Parallel, task: Task, world: World, *, num_samples: int) 
         # A root that no backward follows keeps its gathered parameters: a save would find them in
         # the place of the shards.
         parallel.forward.reshard()
-    return global_mean(losses, len(chunks), parallel.device)
+    return global_mean(losses, len(chunks), parallel.device) if is_whole else None
 
 
 def global_mean(losses: Mapping[int, Tensor], count: int, device: torch.device) -> float:

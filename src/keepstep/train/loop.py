@@ -73,14 +73,19 @@ def _train(
 
         step = session.step + 1
         is_last = step == config.train.steps
-        metrics = {}
+        metrics: dict[str, float] = {}
         if is_last or report.is_first or step % config.train.log_every == 0:
             metrics["loss"] = global_mean(losses, sampler.num_slots, device)
         every = config.train.evaluate_every
         if every and (is_last or step % every == 0):
-            metrics["val_loss"] = evaluate(
-                parallel, task, world, num_samples=config.data.validation_samples
+            val_loss = evaluate(
+                parallel,
+                task,
+                world,
+                num_samples=config.data.validation_samples,
+                stop_is_due=session.stop_is_due,
             )
+            metrics |= {} if val_loss is None else {"val_loss": val_loss}
         stop = session.tick(samples=batch.global_size, tokens=report.tokens_per_step, **metrics)
         report.after_step(metrics, update, epoch=sampler.epoch(session.samples))
         if stop:

@@ -1,0 +1,121 @@
+"""Leaving in time: notices from wherever they come, and a last resort when the time is over."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from keepstep.elastic.notices import Notice, Notices
+from keepstep.elastic.probes import Cloud, FileProbe, Probe, ProbeThread, cloud_probe
+from keepstep.elastic.signals import SignalListener, can_listen, leave
+from keepstep.errors import ExitCode
+
+_MARGIN_SECONDS = 0.5
+"""What ending takes; force is used at the deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeSources:
+    """Where to listen for notices."""
+
+    signals: bool = True
+    """SIGTERM and SIGUSR1, unless the process handles them itself."""
+    grace_seconds: float = 30.0
+    """Between such a signal and force: what ``terminationGracePeriodSeconds`` and the like say."""
+    file: Path | None = None
+    """A file whose appearance is a notice; it may hold the seconds left."""
+    cloud: Cloud | None = None
+    metadata_url: str | None = None
+    """Of the cloud's metadata service, where it is not at its usual address."""
+    every_seconds: float = 2.0
+    """Between two looks at the file or the metadata service."""
+
+    def probes(self) -> list[Probe]:
+        """Of the file and the cloud."""
+        probes: list[Probe] = []
+        if self.file is not None:
+            probes.append(FileProbe(self.file, self.grace_seconds))
+        if self.cloud is not None:
+            probes.append(cloud_probe(self.cloud, self.metadata_url))
+        return probes
+
+
+class Preemption:
+    """Listens while it is open. Make it early, in the main thread; a session then takes it over.
+
+    Before :meth:`take_over` there is nothing to save, and a notice ends the process. After it, the
+    session is expected to leave in time; if it does not, the process ends just before the deadline,
+    so that its exit code still says why.
+
+    *Ranks:* local.
+    """
+
+    def __init__(self, sources: NoticeSources) -> None:
+        self.notices = Notices()
+        self._is_taken_over = False
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._parts: list[SignalListener | ProbeThread] = []
+        if sources.signals and can_listen():
+            self._parts.append(
+                SignalListener(
+                    self.notices,
+                    grace_seconds=sources.grace_seconds,
+                    at_once=self._leave_at_once,
+                )
+            )
+        if probes := sources.probes():
+            self._parts.append(
+                ProbeThread(probes, self.notices, every_seconds=sources.every_seconds)
+            )
+        self.notices.listen(self._on_notice)
+
+    @property
+    def notice(self) -> Notice | None:
+        """What this process has been told, if anything."""
+        return self.notices.first
+
+    def take_over(self) -> None:
+        """From here on a notice is for the session to act upon."""
+        with self._lock:
+            self._is_taken_over = True
+
+    def close(self) -> None:
+        """Listen no more, and let the deadline pass."""
+        self.notices.ignore(self._on_notice)
+        for part in self._parts:
+            part.close()
+        self._parts = []
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _on_notice(self, notice: Notice) -> None:
+        with self._lock:
+            if not self._is_taken_over:
+                leave(ExitCode.PREEMPTED, f"{notice.source} before training began: nothing is lost")
+            wait_seconds = max(0.0, notice.remaining_seconds - _MARGIN_SECONDS)
+            self._timer = threading.Timer(wait_seconds, self._leave_late, [notice])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _leave_late(self, notice: Notice) -> None:
+        leave(
+            ExitCode.PREEMPTED_UNSAVED,
+            f"the time after {notice.source} is over, and this rank is not through",
+        )
+
+    def _leave_at_once(self, name: str) -> None:
+        leave(ExitCode.PREEMPTED_UNSAVED, f"{name} came again")
