@@ -136,7 +136,7 @@ class TestRules:
             with pytest.raises(ConfigError, match="call restore"):
                 session.tick()
             session.restore()
-            with pytest.raises(ConfigError, match="called twice"):
+            with pytest.raises(ConfigError, match="resumes once"):
                 session.restore()
 
 

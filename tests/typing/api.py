@@ -3,6 +3,7 @@
 import torch
 
 import keepstep
+import keepstep.data
 
 
 def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -31,3 +32,13 @@ def load(model: torch.nn.Module) -> None:
     keepstep.load("runs/example/steps/000000000010-g000001-3f9cab12cd34", model=model)
     keepstep.open("runs/example", resume=100).close()
     keepstep.open("runs/example", resume="sometimes")  # type: ignore[arg-type]  # not a rule
+
+
+def data() -> None:
+    loader = keepstep.data.Loader(range(100), global_size=8, num_workers=2)
+    with keepstep.open("runs/example") as session:
+        session.track(data=loader)
+    for batch, weight in loader.passes():
+        del batch
+        share: float = weight
+        del share

@@ -95,6 +95,7 @@ def test_ls_json_has_stable_names(run: RunOnDisk, keepstep: Keepstep) -> None:
         "world_size": 2,
         "metrics": {"loss": 4.7},
         "tags": ["final"],
+        "pin": None,
     }
     assert last == dict.fromkeys(last) | {
         "name": unfinished.name,
@@ -430,16 +431,14 @@ def test_ls_lists_once_and_reads_each_manifest_once(
     checkpoints = [run.save(step) for step in range(1, 31)]
     reads, lists = [], []
     get, listed = LocalStorage.get, LocalStorage.list
-    monkeypatch.setattr(
-        LocalStorage, "get", lambda self, key: reads.append(key) or get(self, key)
-    )
+    monkeypatch.setattr(LocalStorage, "get", lambda self, key: reads.append(key) or get(self, key))
     monkeypatch.setattr(
         LocalStorage, "list", lambda self, prefix: lists.append(prefix) or listed(self, prefix)
     )
     assert main(["ls", run.uri]) == ExitCode.OK
     manifests = [key for key in reads if key.startswith("steps/")]
     assert sorted(manifests) == [checkpoint.key("manifest.json") for checkpoint in checkpoints]
-    assert len(lists) <= 3, "the number of requests does not grow with what else is there"
+    assert len(lists) <= 5, "the number of requests does not grow with what else is there"
 
 
 def test_a_reader_that_leaves_early_causes_no_traceback(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keepstep.data.tokens import num_windows, open_tokens, prepare_stdlib, windows
+from keepstep.data.tokens import open_tokens, prepare_stdlib
 from keepstep.errors import ConfigError
 
 
@@ -61,18 +61,6 @@ def test_processes_that_prepare_at_once_agree(tmp_path: Path) -> None:
     assert len(digests) == 1
     assert len(digests.pop()) == 65
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_windows_overlap_by_the_token_to_predict(small: Path) -> None:
-    tokens = open_tokens(small).train
-    assert num_windows(tokens, 10) == 9
-    rows = windows(tokens, np.array([0, 8]), 10)
-    assert rows.tolist() == [list(range(11)), list(range(80, 91))]
-
-
-@pytest.mark.parametrize(("length", "count"), [(0, 0), (1, 0), (10, 0), (11, 1), (20, 1), (21, 2)])
-def test_number_of_windows_counts_the_token_after_the_last(length: int, count: int) -> None:
-    assert num_windows(np.zeros(length, dtype=np.uint8), 10) == count
 
 
 def test_one_flipped_bit_is_found(small: Path) -> None:

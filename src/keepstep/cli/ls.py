@@ -13,6 +13,7 @@ from keepstep.cli.output import (
 )
 from keepstep.cli.records import Record, open_run, read_record
 from keepstep.commit.catalog import Status
+from keepstep.commit.pins import pinned_in_words, read_pins
 from keepstep.storage.opening import open_storage
 
 _SHOWN = {Status.COMMITTED, Status.QUARANTINED}
@@ -36,7 +37,8 @@ def ls(uri: str, /, *, all: Flag = False, json: Flag = False) -> None:
     catalog = open_run(storage)
     entries = catalog.entries()
     shown = [entry for entry in entries if all or entry.status in _SHOWN]
-    records = [read_record(catalog, entry) for entry in shown]
+    pins = read_pins(storage)
+    records = [read_record(catalog, entry, pins) for entry in shown]
     if json:
         print_json({"uri": storage.uri, "checkpoints": records})
     elif records:
@@ -59,7 +61,6 @@ def _print_records(records: list[Record], *, with_attempt: bool) -> None:
 
 def _row(record: Record) -> tuple[str, ...]:
     age, size_bytes, world_size = record["age_seconds"], record["size_bytes"], record["world_size"]
-    note = record["note"]
     return (
         str(record["step"]),
         NOTHING if age is None else age_in_words(age),
@@ -67,5 +68,11 @@ def _row(record: Record) -> tuple[str, ...]:
         NOTHING if world_size is None else str(world_size),
         str(record["generation"]),
         pairs_in_words(record["metrics"] or {}),
-        f"{record['status']}: {note}" if note else record["status"],
+        _status_in_words(record),
     )
+
+
+def _status_in_words(record: Record) -> str:
+    pin, note = record["pin"], record["note"]
+    pinned = f", {pinned_in_words(pin['name'])}" if pin else ""
+    return f"{record['status']}{pinned}" + (f": {note}" if note else "")

@@ -26,13 +26,23 @@ app.command("keepstep.cli.ls:ls", name="ls", help="List the checkpoints of a run
 app.command("keepstep.cli.show:show", name="show", help="Lay out one checkpoint.")
 app.command("keepstep.cli.verify:verify", name="verify", help="Check every byte of checkpoints.")
 app.command("keepstep.cli.copy:copy", name="copy", help="Copy checkpoints to another store.")
+app.command("keepstep.cli.import_:import_file", name="import", help="Begin with a torch.save file.")
+app.command("keepstep.cli.prune:prune", name="prune", help="Remove what need not be kept.")
+app.command("keepstep.cli.pin:pin", name="pin", help="Keep a checkpoint from being pruned.")
+app.command("keepstep.cli.pin:unpin", name="unpin", help="Leave a checkpoint to the policy again.")
+app.command("keepstep.cli.rollback:rollback", name="rollback", help="Go back to an older step.")
 app.command("keepstep.cli.gc:gc", name="gc", help="Let go of what nobody can use any more.")
 app.command("keepstep.cli.doctor:doctor", name="doctor", help="Try out a store.")
 app.command("keepstep.cli.drill:drill", name="drill", help="Rehearse failures with real jobs.")
+app.command("keepstep.cli.store:store", name="store", help="Serve the rendezvous of several nodes.")
 
 _config = App(name="config", help="Look at settings.")
 _config.command("keepstep.cli.config:show", name="show", help="Print every setting as it resolves.")
 app.command(_config)
+
+_data = App(name="data", help="Prepare what is trained on.")
+_data.command("keepstep.cli.data:prepare", name="prepare", help="Turn text into token files.")
+app.command(_data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,15 +1,28 @@
 """What commands know of a checkpoint, under the names that ``--json`` prints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 from keepstep.cli.output import age_seconds
 from keepstep.commit.catalog import Catalog, Entry, Status
+from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest
-from keepstep.errors import CorruptCheckpointError, NoCheckpointError, UnsupportedFormatError
+from keepstep.commit.pins import Pin
+from keepstep.errors import (
+    CorruptCheckpointError,
+    NoCheckpointError,
+    ObjectNotFound,
+    UnsupportedFormatError,
+)
 from keepstep.storage.base import Storage
 
-_BEST_FIRST = (Status.COMMITTED, Status.QUARANTINED, Status.SUPERSEDED, Status.UNCOMMITTED)
+_BEST_FIRST = (
+    Status.COMMITTED,
+    Status.QUARANTINED,
+    Status.SUPERSEDED,
+    Status.PRUNED,
+    Status.UNCOMMITTED,
+)
 
 
 class Record(TypedDict):
@@ -29,16 +42,19 @@ class Record(TypedDict):
     world_size: int | None
     metrics: dict[str, float] | None
     tags: list[str] | None
+    pin: dict[str, str | None] | None
+    """With the pin's ``name``, which may be ``None``; for one that is not pinned ``None``."""
 
 
-def read_record(catalog: Catalog, entry: Entry) -> Record:
+def read_record(catalog: Catalog, entry: Entry, pins: Mapping[CheckpointId, Pin]) -> Record:
     """The record of one attempt; a manifest that cannot be read becomes its note."""
-    if entry.status is Status.UNCOMMITTED:
-        return _record(entry, None, entry.reason)
+    pin = pins.get(entry.id)
+    if not entry.has_manifest:
+        return _record(entry, None, entry.reason, pin)
     try:
-        return _record(entry, catalog.manifest(entry.id), entry.reason)
-    except (CorruptCheckpointError, UnsupportedFormatError) as error:
-        return _record(entry, None, entry.reason or str(error))
+        return _record(entry, catalog.manifest(entry.id), entry.reason, pin)
+    except (CorruptCheckpointError, ObjectNotFound, UnsupportedFormatError) as error:
+        return _record(entry, None, entry.reason or str(error), pin)
 
 
 def open_run(storage: Storage) -> Catalog:
@@ -59,12 +75,20 @@ def find_entry(storage: Storage, entries: Iterable[Entry], wanted: str) -> Entry
         return min(
             matching, key=lambda entry: (_BEST_FIRST.index(entry.status), -entry.id.generation)
         )
-    steps = sorted({entry.id.step for entry in known if entry.status is not Status.UNCOMMITTED})
+    steps = sorted({entry.id.step for entry in known if entry.has_manifest})
     there = f"there are {', '.join(map(str, steps))}" if steps else "there are none"
     raise NoCheckpointError(f"{storage.uri} has no checkpoint {wanted}; {there}")
 
 
-def _record(entry: Entry, manifest: Manifest | None, note: str | None) -> Record:
+def check_has_manifest(entry: Entry) -> None:
+    """*Raises:* ``NoCheckpointError`` if nothing vouches for the attempt's bytes."""
+    if entry.status is Status.PRUNED:
+        raise NoCheckpointError(f"{entry.id} is being removed; `keepstep prune` ends it")
+    if not entry.has_manifest:
+        raise NoCheckpointError(f"{entry.id} was never committed: nothing vouches for its bytes")
+
+
+def _record(entry: Entry, manifest: Manifest | None, note: str | None, pin: Pin | None) -> Record:
     return Record(
         name=entry.id.name,
         step=entry.id.step,
@@ -79,4 +103,5 @@ def _record(entry: Entry, manifest: Manifest | None, note: str | None) -> Record
         world_size=manifest.world_size if manifest else None,
         metrics=dict(manifest.metrics) if manifest else None,
         tags=list(manifest.tags) if manifest else None,
+        pin={"name": pin.name} if pin else None,
     )

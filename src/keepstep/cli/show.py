@@ -14,12 +14,13 @@ from keepstep.cli.output import (
     print_json,
     print_table,
 )
-from keepstep.cli.records import find_entry, open_run
-from keepstep.commit.catalog import Entry, Status
+from keepstep.cli.records import check_has_manifest, find_entry, open_run
+from keepstep.commit.catalog import Entry
 from keepstep.commit.index import Frame
 from keepstep.commit.manifest import Manifest
+from keepstep.commit.pins import Pin, read_pins
 from keepstep.commit.verify import read_index
-from keepstep.errors import CorruptCheckpointError, NoCheckpointError, ObjectNotFound
+from keepstep.errors import CorruptCheckpointError, ObjectNotFound
 from keepstep.storage.base import Storage
 from keepstep.storage.opening import open_storage
 
@@ -50,13 +51,13 @@ def show(uri: str, step: str, /, *, json: Flag = False) -> None:
     storage = open_storage(uri)
     catalog = open_run(storage)
     entry = find_entry(storage, catalog.entries(), step)
-    if entry.status is Status.UNCOMMITTED:
-        raise NoCheckpointError(f"{entry.id} was never committed: there is nothing to show")
+    check_has_manifest(entry)
     manifest = catalog.manifest(entry.id)
+    pin = read_pins(storage).get(entry.id)
     if json:
-        print_json(_document(entry, manifest, *_contents(storage, manifest)))
+        print_json(_document(entry, manifest, pin, *_contents(storage, manifest)))
         return
-    _print_summary(entry, manifest)
+    _print_summary(entry, manifest, pin)
     _print_pairs("mathematics", manifest.mathematics)
     _print_objects(manifest)
     _print_contents(*_contents(storage, manifest))
@@ -87,23 +88,25 @@ def _frames(storage: Storage, manifest: Manifest, rank: int) -> tuple[Frame, ...
 
 
 def _document(
-    entry: Entry, manifest: Manifest, tensors: list[Tensor], values: list[str]
+    entry: Entry, manifest: Manifest, pin: Pin | None, tensors: list[Tensor], values: list[str]
 ) -> dict[str, object]:
     return {
         "name": entry.id.name,
         "status": entry.status.value,
         "note": entry.reason,
+        "pin": {"name": pin.name} if pin else None,
         "manifest": loads(manifest.to_bytes()),
         "tensors": [asdict(tensor) for tensor in tensors],
         "values": values,
     }
 
 
-def _print_summary(entry: Entry, manifest: Manifest) -> None:
+def _print_summary(entry: Entry, manifest: Manifest, pin: Pin | None) -> None:
     note = f": {entry.reason}" if entry.reason else ""
+    pinned = f", {pin}" if pin else ""
     rows = {
         "checkpoint": str(entry.id),
-        "status": f"{entry.status.value}{note}",
+        "status": f"{entry.status.value}{pinned}{note}",
         "created": f"{manifest.created} ({age_in_words(age_seconds(manifest.created))} ago)",
         "run": manifest.run,
         "parent": str(manifest.parent) if manifest.parent else NOTHING,

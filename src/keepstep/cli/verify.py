@@ -3,7 +3,7 @@
 from typing import TypedDict
 
 from keepstep.cli.output import Flag, UsageError, bytes_in_words, print_json
-from keepstep.cli.records import find_entry, open_run
+from keepstep.cli.records import check_has_manifest, find_entry, open_run
 from keepstep.commit.catalog import Catalog, Entry, Status
 from keepstep.commit.verify import verify_checkpoint
 from keepstep.errors import ExitCode, NoCheckpointError
@@ -64,10 +64,7 @@ def _chosen(storage: Storage, catalog: Catalog, step: str | None, *, all: bool) 
     entries = catalog.entries()
     if step is not None:
         entry = find_entry(storage, entries, step)
-        if entry.status is Status.UNCOMMITTED:
-            raise NoCheckpointError(
-                f"{entry.id} was never committed: nothing vouches for its bytes"
-            )
+        check_has_manifest(entry)
         return [entry]
     committed = [entry for entry in entries if entry.status is Status.COMMITTED]
     quarantined = [entry for entry in entries if entry.status is Status.QUARANTINED]

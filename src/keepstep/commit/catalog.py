@@ -10,11 +10,13 @@ from typing import Any
 from keepstep.commit.canonical import seal, unseal
 from keepstep.commit.layout import (
     MANIFEST,
+    PRUNED,
     QUARANTINE,
     RUN_KEY,
     STEPS,
     CheckpointId,
     new_attempt,
+    parse_pruned,
     quarantine_key,
 )
 from keepstep.commit.lineage import claims_on_line, list_generations, valid_line
@@ -32,6 +34,8 @@ class Status(StrEnum):
     """Has a manifest, but a newer generation resumed from before it."""
     QUARANTINED = "quarantined"
     """Found damaged and set aside."""
+    PRUNED = "pruned"
+    """A prune has begun to remove it; until all of it is gone."""
     UNCOMMITTED = "uncommitted"
     """Has no manifest: unfinished, aborted, or still under way."""
 
@@ -44,6 +48,11 @@ class Entry:
     status: Status
     reason: str | None = None
     """Why, for a quarantined one."""
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether it ever was a checkpoint that is not being removed."""
+        return self.status not in (Status.UNCOMMITTED, Status.PRUNED)
 
 
 class Catalog:
@@ -77,11 +86,17 @@ class Catalog:
 
         Reads one listing, the marks, and the claims on the line.
         """
+        # Marks come first: what loses its manifest after this listing is in it, or was gone before.
+        pruned = marked_for_removal(self._storage)
         manifests, attempts = self._attempts()
         reasons = self._quarantine_reasons()
-        line = valid_line(claims_on_line(self._storage))
+        claims = claims_on_line(self._storage)
+        if claims:
+            # Whoever marked it saw the claim, or a start under way, and has left it alone.
+            pruned.discard(claims[max(claims)].resumed_from)
+        line = valid_line(claims)
         return [
-            Entry(attempt, _status(attempt, manifests, reasons, line), reasons.get(attempt))
+            Entry(attempt, _status(attempt, manifests, reasons, pruned, line), reasons.get(attempt))
             for attempt in sorted(attempts)
         ]
 
@@ -147,12 +162,20 @@ class Catalog:
             return "marked; the mark itself is damaged"  # its name is enough to set aside
 
 
+def marked_for_removal(storage: Storage) -> set[CheckpointId | None]:
+    """Checkpoints that some prune has put up a mark for."""
+    return {parse_pruned(info.key) for info in storage.list(PRUNED)}
+
+
 def _status(
     attempt: CheckpointId,
     manifests: set[CheckpointId],
     reasons: dict[CheckpointId, str],
+    pruned: set[CheckpointId | None],
     line: dict[int, int | None],
 ) -> Status:
+    if attempt in pruned:
+        return Status.PRUNED
     if attempt in reasons:
         return Status.QUARANTINED
     if attempt not in manifests:

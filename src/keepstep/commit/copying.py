@@ -145,6 +145,10 @@ def _check_same_history(
 
 def _check_not_aside(destination: Storage, checkpoints: Sequence[CheckpointId]) -> None:
     for entry in Catalog(destination).entries():
+        if entry.status is Status.PRUNED and entry.id in checkpoints:
+            raise ConfigError(
+                f"{destination.uri} is removing {entry.id}: `keepstep prune` there ends it"
+            )
         if entry.status is Status.QUARANTINED and entry.id in checkpoints:
             raise ConfigError(
                 f"{destination.uri} has set {entry.id} aside: {entry.reason}; delete it there, "

@@ -10,6 +10,9 @@ GENERATIONS = "generations/"
 STEPS = "steps/"
 QUARANTINE = "quarantine/"
 LEDGER = "ledger/"
+PINS = "pins/"
+PRUNED = "pruned/"
+STARTING = "starting/"
 
 MANIFEST = "manifest.json"
 METADATA = ".metadata"
@@ -18,6 +21,7 @@ METADATA = ".metadata"
 _CHECKPOINT = re.compile(r"(\d{12})-g(\d{6})-([0-9a-f]{12})\Z")
 _GENERATION = re.compile(r"generations/(\d{6})\.json\Z")
 _INDEX = re.compile(r"__(\d+)\.index\.json\Z")
+_STARTING = re.compile(r"starting/g(\d{6})-[0-9a-f]{12}\Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -87,6 +91,32 @@ def parse_generation(key: str) -> int | None:
 def quarantine_key(checkpoint: CheckpointId) -> str:
     """The mark that sets a checkpoint aside. The checkpoint's own objects stay where they are."""
     return f"{QUARANTINE}{checkpoint.name}.json"
+
+
+def pin_key(checkpoint: CheckpointId) -> str:
+    """The mark that keeps a checkpoint from being pruned."""
+    return f"{PINS}{checkpoint.name}.json"
+
+
+def pruned_key(checkpoint: CheckpointId, word: str) -> str:
+    """The mark that one prune puts up before it removes a checkpoint."""
+    return f"{PRUNED}{checkpoint.name}-{word}"
+
+
+def parse_pruned(key: str) -> CheckpointId | None:
+    """The checkpoint that is marked, or ``None`` for another key."""
+    return CheckpointId.parse(key.removeprefix(PRUNED).rpartition("-")[0])
+
+
+def starting_key(newest_generation: int, word: str) -> str:
+    """The mark of whoever is about to claim the generation after the newest one."""
+    return f"{STARTING}g{newest_generation:06}-{word}"
+
+
+def parse_starting(key: str) -> int | None:
+    """The generation that was the newest when the mark was made, or ``None`` for another key."""
+    match = _STARTING.match(key)
+    return int(match[1]) if match else None
 
 
 def ledger_key(generation: int, rank: int) -> str:

@@ -3,11 +3,20 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from keepstep.commit.layout import GENERATIONS, LEDGER, QUARANTINE, STEPS, CheckpointId
+from keepstep.commit.layout import (
+    GENERATIONS,
+    LEDGER,
+    PINS,
+    PRUNED,
+    QUARANTINE,
+    STARTING,
+    STEPS,
+    CheckpointId,
+)
 from keepstep.storage.base import Upload
 from keepstep.storage.probe import PROBE
 
-_OURS = (GENERATIONS, QUARANTINE, LEDGER, PROBE)
+_OURS = (GENERATIONS, QUARANTINE, LEDGER, PINS, PRUNED, STARTING, PROBE)
 
 
 def stale_uploads(uploads: Iterable[Upload], newest_generation: int) -> list[Upload]:

@@ -1,7 +1,9 @@
 """Reading a checkpoint back and checking every byte of it, without torch."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 from keepstep.commit.blocks import FileBlocks, sha256_digest
 from keepstep.commit.catalog import Catalog
@@ -52,6 +54,36 @@ def verify_checkpoint(storage: Storage, checkpoint: CheckpointId) -> list[Damage
     unread = [record.file for record in manifest.objects if record.file not in vouched_for]
     damages += [Damage(checkpoint.key(file), "no readable index vouches for it") for file in unread]
     return damages
+
+
+def check_presence(storage: Storage, manifest: Manifest) -> list[Damage]:
+    """What is wrong with a checkpoint as far as can be said without reading its tensors.
+
+    Every object must be listed in its full size; ``.metadata`` and all indexes are read back and
+    compared with their digests, and the indexes with the manifest.
+    *Raises:* as :func:`verify_checkpoint`.
+    """
+    found = {info.key: info.size_bytes for info in storage.list(manifest.id.prefix)}
+    damages = []
+    for record in manifest.objects:
+        key = manifest.id.key(record.file)
+        if key not in found:
+            damages.append(Damage(key, "is missing"))
+        elif found[key] != record.size_bytes:
+            damages.append(Damage(key, f"has {found[key]} bytes instead of {record.size_bytes}"))
+    if damages:
+        return damages
+
+    def check_index(rank: int) -> list[Damage]:
+        try:
+            read_index(storage, manifest, rank)
+        except (CorruptCheckpointError, ObjectNotFound) as error:
+            return [_damage(error)]
+        return []
+
+    with ThreadPoolExecutor(storage.capabilities.concurrency) as pool:
+        of_indexes = pool.map(check_index, range(manifest.world_size))
+        return [*check_metadata(storage, manifest), *chain.from_iterable(of_indexes)]
 
 
 def is_damaged(storage: Storage, checkpoint: CheckpointId, error: KeepstepError) -> bool:

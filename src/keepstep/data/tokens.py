@@ -1,4 +1,4 @@
-"""Token files: a flat array of tokens that any number of processes map into memory.
+"""The default token file: the Python standard library, mapped by any number of processes.
 
 ::
 
@@ -26,7 +26,7 @@ from keepstep.errors import ConfigError
 
 STDLIB = "stdlib"
 _SEPARATOR = b"\0"  # between documents; Python source cannot contain it
-_TRAIN_PERCENT = 95
+TRAIN_PERCENT = 95
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib"})
 
 
@@ -76,7 +76,7 @@ def prepare_stdlib(directory: Path) -> Path:
         dtype="uint8",
         vocabulary=256,
         length=len(tokens),
-        split=len(tokens) * _TRAIN_PERCENT // 100,
+        split=len(tokens) * TRAIN_PERCENT // 100,
         sha256=digest,
         source="the Python standard library's .py files",
         python=platform.python_version(),
@@ -107,22 +107,6 @@ def open_tokens(sidecar: Path) -> TokenFile:
             f"{path}: SHA-256 differs from that in {sidecar.name}: {_rebuild(sidecar)}"
         )
     return TokenFile(info=info, train=tokens[: info.split], validation=tokens[info.split :])
-
-
-def num_windows(tokens: NDArray[np.uint8], context: int) -> int:
-    """How many windows of ``context`` tokens, each with its next one, the tokens hold."""
-    return max(0, (len(tokens) - 1) // context)
-
-
-def windows(tokens: NDArray[np.uint8], ids: NDArray[np.int64], context: int) -> NDArray[np.int64]:
-    """Samples by id: sample ``i`` is ``tokens[i * context : i * context + context + 1]``.
-
-    Returns:
-        Tokens, shape (len(ids), context + 1): inputs but for the last, targets but for the first.
-    """
-    places = ids[:, None] * context + np.arange(context + 1)
-    rows: NDArray[np.int64] = tokens[places].astype(np.int64)
-    return rows
 
 
 def _stdlib_documents(root: Path) -> Iterator[bytes]:

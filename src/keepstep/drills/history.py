@@ -141,7 +141,7 @@ def _step(number: int, generation: int, records: list[dict[str, Any]]) -> Step:
 
 
 def _checkpoint(storage: Storage, entry: Entry) -> Checkpoint:
-    if entry.status is Status.UNCOMMITTED:
+    if not entry.has_manifest:
         return Checkpoint(id=entry.id, status=entry.status)
     if damages := verify_checkpoint(storage, entry.id):
         texts = tuple(map(str, damages))

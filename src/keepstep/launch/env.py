@@ -1,8 +1,9 @@
-"""What torchrun tells its workers."""
+"""What torchrun, and keepstep's rendezvous in its agent, tell their workers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from keepstep.errors import ConfigError
+from keepstep.errors import ConfigError, CoordinationError
 from keepstep.world import World
 
 _REQUIRED = (
@@ -33,7 +34,8 @@ def is_launched(environ: Mapping[str, str]) -> bool:
 def world_from(environ: Mapping[str, str]) -> World:
     """This process's place among its peers; alone if no launcher started it.
 
-    *Raises:* ConfigError naming the variable that is missing or wrong.
+    *Raises:* ConfigError naming the variable that is missing or wrong; CoordinationError if there
+    are fewer nodes than the rendezvous was told to wait for.
     """
     if not is_launched(environ):
         return World()
@@ -48,7 +50,32 @@ def world_from(environ: Mapping[str, str]) -> World:
     )
     if world.rank >= world.world_size:
         raise ConfigError(f"RANK = {world.rank} but WORLD_SIZE = {world.world_size}")
+    min_nodes = _number(environ, "KEEPSTEP_MIN_NODES", "1")
+    if world.num_nodes < min_nodes:
+        raise CoordinationError(
+            f"the rendezvous formed a world of {world.num_nodes} node(s), fewer than the "
+            f"{min_nodes} it was told to wait for: nothing is trained; restart"
+        )
     return world
+
+
+def round_from(environ: Mapping[str, str]) -> int | None:
+    """Which round of the rendezvous started this process; None on a stock rendezvous.
+
+    The same on all nodes, and higher with each restart.
+    *Raises:* ConfigError if it is no number.
+    """
+    return _number(environ, "KEEPSTEP_ROUND") if "KEEPSTEP_ROUND" in environ else None
+
+
+def tell_agent_of_commit(environ: Mapping[str, str]) -> None:
+    """Let this node's agent know that a step was committed: newcomers are best admitted now.
+
+    *Ranks:* local; one rank per node will do. Does nothing on a stock rendezvous.
+    """
+    mark = environ.get("KEEPSTEP_COMMIT_MARK")
+    if mark:
+        Path(mark).touch()
 
 
 def _number(environ: Mapping[str, str], name: str, default: str | None = None) -> int:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from keepstep.errors import ConfigError
-from keepstep.launch.env import is_launched
+from keepstep.launch.env import is_launched, round_from
 from keepstep.world import World
 
 
@@ -45,15 +45,18 @@ def process_group(
 def _store(world: World, environ: Mapping[str, str], timeout: timedelta) -> Store:
     """The key-value store at MASTER_ADDR, where no key of an earlier incarnation can be read.
 
-    By default torchrun's agent keeps one store for all restarts, and restarted ranks would find
-    the addresses of their dead predecessors in it. On one node a prefix per restart cures that. On
-    several nodes there is no common number to use: restart counts differ between agents.
+    keepstep's rendezvous has a fresh one for each round. A stock agent by default keeps one for all
+    restarts, and restarted ranks would find the addresses of their dead predecessors in it. On one
+    node a prefix per restart cures that. On several nodes there is no common number to use: restart
+    counts differ between agents.
     """
     is_hosted_by_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if is_hosted_by_agent and world.num_nodes > 1:
+    round_number = round_from(environ)
+    if is_hosted_by_agent and world.num_nodes > 1 and round_number is None:
         raise ConfigError(
             f"{world.num_nodes} nodes share a rendezvous store that keeps the addresses of dead "
-            "ranks: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun starts, on every node"
+            "ranks: start torchrun with --rdzv-backend=keepstep, or set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for it, on every node"
         )
     store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
         environ["MASTER_ADDR"],
@@ -63,6 +66,8 @@ def _store(world: World, environ: Mapping[str, str], timeout: timedelta) -> Stor
         timeout=timeout,
         wait_for_workers=False,
     )
+    if round_number is not None:
+        return PrefixStore(f"round-{round_number}", store)
     return PrefixStore(f"restart-{world.restart_count}", store) if is_hosted_by_agent else store
 
 

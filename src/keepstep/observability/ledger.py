@@ -14,6 +14,9 @@ from keepstep.errors import StorageError
 
 logger = logging.getLogger("keepstep.ledger")
 
+END = "end"
+"""The event of a session that was left without an error."""
+
 
 class Log(Protocol):
     """Bytes to which one writer adds at the end. Thread-safe."""

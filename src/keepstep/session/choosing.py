@@ -27,7 +27,6 @@ class Choice:
 
     candidates: tuple[CheckpointId, ...]
     """Newest first; empty for a fresh start."""
-    newest_generation: int
 
 
 class Chooser:
@@ -42,7 +41,6 @@ class Chooser:
 
         *Raises:* ``ConfigError``, ``NoCheckpointError``, ``AllCheckpointsDamagedError``.
         """
-        newest_generation = max(self._catalog.generations(), default=0)
         self.set_aside_headless(above=self._catalog.latest())
         entries = self._catalog.entries()
         good = tuple(e.id for e in reversed(entries) if e.status is Status.COMMITTED)
@@ -60,7 +58,7 @@ class Chooser:
             raise NoCheckpointError(
                 f'resume = "must", but {self._storage.uri} holds no checkpoint{_nearby(entries)}'
             )
-        return Choice(good, newest_generation)
+        return Choice(good)
 
     def set_aside(self, damaged: Skipped) -> None:
         """Quarantine a checkpoint. *Durability:* the mark is durable once this returns."""

@@ -8,15 +8,12 @@ from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import ledger_key
 from keepstep.commit.lineage import read_generation
 from keepstep.errors import KeepstepError
-from keepstep.observability.ledger import read_ledger
+from keepstep.observability.ledger import END, read_ledger
 from keepstep.session.pacing import Failures
 from keepstep.storage.base import Storage
 from keepstep.storage.log import read_log
 
 logger = logging.getLogger("keepstep.session")
-
-END = "end"
-"""The event of a session that was left without an error."""
 
 _TAIL_BYTES = 4 << 20
 """Tens of thousands of steps: enough to reach back to the last commit."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from keepstep.checkpoint.engine import (
+    Loadable,
     check_digests,
     finish_load,
     is_sharded,
@@ -40,9 +41,8 @@ from keepstep.errors import (
     StorageUnavailable,
 )
 from keepstep.session.choosing import Chooser, all_damaged
-from keepstep.session.loading import load_weights
 from keepstep.session.results import Lost, Skipped
-from keepstep.state.app_state import RANKS, AppState
+from keepstep.state.app_state import RANKS
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
@@ -73,6 +73,16 @@ class Resumed:
     """What stays as it was built, because it does not fit."""
 
 
+class Resumable(Loadable, Protocol):
+    """What is resumed; ``state.AppState`` is one."""
+
+    def common_dict(self) -> dict[str, Any]: ...
+
+    def load_rng(self, loaded: Mapping[str, Any]) -> None: ...
+
+    def derive_rng(self, step: int) -> None: ...
+
+
 class Resumer:
     """One resume of one process group.
 
@@ -82,7 +92,7 @@ class Resumer:
     def __init__(
         self,
         storage: Storage,
-        state: AppState,
+        state: Resumable,
         *,
         run: str,
         world: World,
@@ -93,7 +103,7 @@ class Resumer:
         accept_change: bool,
         read_once: bool = False,
         selection: Selection = _WHOLE,
-        init_from: str | None = None,
+        start_afresh: Callable[[], tuple[Difference, ...]] = tuple,
     ) -> None:
         self._storage = storage
         self._catalog = Catalog(storage)
@@ -108,7 +118,7 @@ class Resumer:
         self._accept_change = accept_change
         self._read_once = read_once and world.world_size > 1
         self._selection = selection
-        self._init_from = init_from
+        self._start_afresh = start_afresh
 
     def run(self) -> Resumed:
         """Restore the newest checkpoint that verifies, and claim the next generation from it.
@@ -133,10 +143,7 @@ class Resumer:
     def _warm_start(self) -> tuple[Difference, ...]:
         """Begin with weights from elsewhere, if that is wanted; returns what does not fit."""
         left: list[Difference] = []
-        if (source := self._init_from) is not None:
-            self._control.succeed(
-                lambda: left.extend(load_weights(source, self._state, self._selection))
-            )
+        self._control.succeed(lambda: left.extend(self._start_afresh()))
         return tuple(left)
 
     def _load_first_good(
@@ -202,8 +209,8 @@ class Resumer:
         return snapshot, fit_state(reader, self._state, selection, where=str(candidate))
 
     def _check_mathematics(self, manifest: Manifest) -> None:
-        if self._mathematics is None or self._accept_change:
-            return
+        if not manifest.mathematics or self._mathematics is None or self._accept_change:
+            return  # imported, or not asked for
         if (change := explain_change(manifest.mathematics, self._mathematics)) is not None:
             raise ConfigError(
                 f"settings that alter the mathematics differ from those of {manifest.id}:\n"

@@ -18,8 +18,7 @@ from keepstep.session.reporting import (
     report_saved,
     report_skipped_save,
 )
-from keepstep.session.saving import Describe, Save, Saver
-from keepstep.state.app_state import AppState
+from keepstep.session.saving import Describe, Savable, Save, Saver
 from keepstep.world import World
 
 logger = logging.getLogger("keepstep.session")
@@ -103,7 +102,7 @@ class Saves:
 
     def begin(
         self,
-        state: AppState,
+        state: Savable,
         step: int,
         describe: Callable[[], Describe],
         *,

@@ -2,11 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -14,6 +16,7 @@ import torch
 
 from keepstep import failpoints
 from keepstep._version import __version__
+from keepstep.checkpoint.mismatch import Difference
 from keepstep.checkpoint.participant import check_storable
 from keepstep.checkpoint.save_engine import SaveMode
 from keepstep.checkpoint.selection import Selection, Strictness
@@ -29,16 +32,18 @@ from keepstep.elastic.preemption import Preemption
 from keepstep.errors import CommitError, ConfigError
 from keepstep.observability.ledger import END, Ledger
 from keepstep.session.history import failures_before
+from keepstep.session.loading import load_weights
 from keepstep.session.pacing import Failures, pace_of
 from keepstep.session.premises import abort_stale_uploads, check_exclusive_create
 from keepstep.session.reporting import RESERVED_EVENTS, report_left, report_restored
 from keepstep.session.results import Restored, Stop
-from keepstep.session.resume import Resumed, Resumer
+from keepstep.session.resume import Resumable, Resumed, Resumer
 from keepstep.session.retention import Retention
 from keepstep.session.saves import Saves, WhenFailing
 from keepstep.session.saving import Describe, Save, Saver
 from keepstep.session.stopping import Agreed, Demand, Stopping, report_stop
 from keepstep.state.app_state import AppState
+from keepstep.state.folder import FolderToLoad, FolderToSave, check_same_files
 from keepstep.storage.base import Storage
 from keepstep.storage.log import open_log
 from keepstep.world import World
@@ -46,6 +51,8 @@ from keepstep.world import World
 logger = logging.getLogger("keepstep.session")
 
 WhenBusy = Literal["wait", "skip"]
+
+_WHOLE = Selection()
 
 _ENDING_SECONDS = 1.0
 """What leaving takes, once it is clear what is committed."""
@@ -181,53 +188,83 @@ class Session:
         ``ConfigError``, ``StorageError``, ``FencedError``: the same on all ranks, and nothing on
         storage was replaced.
         """
-        if self._generation is not None:
-            raise ConfigError(
-                "restore() was called twice; a session restores once, before its loop"
-            )
         settings = self._settings
         selection = Selection(
             strict=strict, rename=dict(rename or {}), skip=tuple(skip), only=tuple(only), cast=cast
         )
         self._adapted = selection.digest
-        with self._announced() as start:
-            resumed = Resumer(
-                self._storage,
-                self._state,
-                run=self._run,
-                world=self.world,
-                control=self._control,
-                newest_generation=start.newest_generation,
-                resume=settings.resume,
-                mathematics=settings.mathematics,
-                accept_change=settings.accept_change,
-                read_once=self._reads_once(),
-                selection=selection,
-                init_from=settings.init_from,
-            ).run()
-        manifest = resumed.loaded.manifest if resumed.loaded else None
-        if manifest is not None:
-            self.step = manifest.step
-            self.samples = manifest.progress["samples"]
-            self.tokens = manifest.progress["tokens"]
-            self._metrics = dict(manifest.metrics)
-        self._generation = self._begin(resumed)
-        restored = Restored(
-            step=self.step,
-            checkpoint=manifest.id if manifest else None,
-            generation=resumed.generation,
-            world_size_was=manifest.world_size if manifest else None,
-            state_digest=resumed.loaded.state_digest if resumed.loaded else None,
-            skipped=resumed.skipped,
-            lost=resumed.lost,
-            left=tuple(difference.name for difference in resumed.left),
-            initialized_from=None if manifest else settings.init_from,
-        )
-        report_restored(restored, self._generation.ledger, self.world, self.uri)
+
+        def start_afresh() -> tuple[Difference, ...]:
+            source = settings.init_from
+            return load_weights(source, self._state, selection) if source else ()
+
+        resumed = self._resume(self._state, selection=selection, start_afresh=start_afresh)
+        restored = self._go_on(resumed)
         report_left(resumed.left, self.world)
         self._check_storable()
         self._preemption.take_over()
         return restored
+
+    def fetch(self, to: str | Path) -> Path | None:
+        """Bring the newest folder that verifies to this machine; the other way to resume.
+
+        For frameworks that write checkpoints of their own: :meth:`save_dir` keeps such a folder.
+        Call it once, instead of :meth:`restore`. One rank of each node writes.
+
+        Args:
+            to: A directory on each node. The folder is made in it, named by its checkpoint; one of
+                that name is replaced.
+
+        Returns:
+            The folder, or ``None`` for a fresh start.
+
+        *Raises:* as :meth:`restore`.
+        """
+        directory = Path(to).absolute()
+        folder = FolderToLoad(directory / ".keepstep", is_writer=self._is_first_on_node())
+        restored = self._go_on(self._resume(folder))
+        self._preemption.take_over()
+        if restored.checkpoint is None:
+            return None
+        place = directory / restored.checkpoint.name
+        self._control.succeed(partial(folder.move, place))
+        return place
+
+    def save_dir(
+        self,
+        path: str | Path,
+        *,
+        step: int | None = None,
+        tags: tuple[str, ...] = (),
+        **metrics: float,
+    ) -> Save:
+        """Save a folder of files as a checkpoint of this step; :meth:`fetch` brings it back.
+
+        Contents are kept, not permissions or times. Call :meth:`fetch` first.
+
+        *Ranks:* collective; ``path`` may be on each node's own disk, where files of one name have
+        to be the same.
+        *Blocks:* until the files were copied to host memory, or in sync mode until the step is
+        committed; they must not change before.
+        *Durability:* as :meth:`save`.
+
+        Args:
+            step: Optimizer steps completed, if :meth:`tick` does not count them.
+            metrics: For the manifest.
+
+        *Raises:* ``ConfigError`` naming a file that cannot be saved, on all ranks; else as
+        :meth:`save`.
+        """
+        active = self._active()
+        found: list[FolderToSave] = []
+        self._control.succeed(lambda: found.append(FolderToSave(Path(path).absolute())))
+        digests = self._control.gather(found[0].digests())
+        check_same_files(digests)
+        if step is not None:
+            self.step = step
+        self._note_metrics(metrics, active.ledger)
+        save = active.saves.begin(found[0], self.step, partial(self._describe, tags))
+        return active.saves.conclude() if self._settings.mode is SaveMode.SYNC else save
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -366,6 +403,55 @@ class Session:
         finally:
             self.close()
 
+    def _resume(
+        self,
+        state: Resumable,
+        *,
+        selection: Selection = _WHOLE,
+        start_afresh: Callable[[], tuple[Difference, ...]] = tuple,
+    ) -> Resumed:
+        if self._generation is not None:
+            raise ConfigError("a session resumes once, by restore() or fetch(), before its loop")
+        settings = self._settings
+        with self._announced() as start:
+            return Resumer(
+                self._storage,
+                state,
+                run=self._run,
+                world=self.world,
+                control=self._control,
+                newest_generation=start.newest_generation,
+                resume=settings.resume,
+                mathematics=settings.mathematics,
+                accept_change=settings.accept_change,
+                read_once=self._reads_once(),
+                selection=selection,
+                start_afresh=start_afresh,
+            ).run()
+
+    def _go_on(self, resumed: Resumed) -> Restored:
+        """Stand where the ranks agreed to stand."""
+        manifest = resumed.loaded.manifest if resumed.loaded else None
+        if manifest is not None:
+            self.step = manifest.step
+            self.samples = manifest.progress["samples"]
+            self.tokens = manifest.progress["tokens"]
+            self._metrics = dict(manifest.metrics)
+        self._generation = self._begin(resumed)
+        restored = Restored(
+            step=self.step,
+            checkpoint=manifest.id if manifest else None,
+            generation=resumed.generation,
+            world_size_was=manifest.world_size if manifest else None,
+            state_digest=resumed.loaded.state_digest if resumed.loaded else None,
+            skipped=resumed.skipped,
+            lost=resumed.lost,
+            left=tuple(difference.name for difference in resumed.left),
+            initialized_from=None if manifest else self._settings.init_from,
+        )
+        report_restored(restored, self._generation.ledger, self.world, self.uri)
+        return restored
+
     def _save_in_time(self, saves: Saves, agreed: Agreed, *, is_busy: bool) -> None:
         """Commit this step, or at least the one in flight, if that can be done in time."""
         try:
@@ -410,6 +496,10 @@ class Session:
         return (
             failures_before(self._storage, generation) if self.world.is_coordinator else Failures()
         )
+
+    def _is_first_on_node(self) -> bool:
+        hosts = self._control.gather(socket.gethostname())
+        return hosts.index(hosts[self.world.rank]) == self.world.rank
 
     def _reads_once(self) -> bool:
         asked = self._settings.read_once
@@ -463,7 +553,9 @@ class Session:
 
     def _restored(self) -> "_Generation":
         if self._generation is None:
-            raise ConfigError("call restore() after track() and before the loop, on every rank")
+            raise ConfigError(
+                "call restore(), after track(), or fetch(), on every rank before the loop"
+            )
         return self._generation
 
     def _save_is_due(self) -> bool:

@@ -22,7 +22,7 @@ def evaluate(
     world: World,
     *,
     num_samples: int,
-    stop_is_due: Callable[[], bool],
+    stop_is_due: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Mean loss over the first ``num_samples`` validation samples (or all there are).
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from keepstep.config import Config
-from keepstep.data.tokens import TokenFile, num_windows, open_tokens, prepare_stdlib, windows
+from keepstep.data.prepared import is_begun
+from keepstep.data.text import TextTokens, open_prepared, open_stdlib
+from keepstep.data.token_run import TokenRun
 from keepstep.errors import ConfigError
 from keepstep.train.models import GPT, DigitClassifier, GPTShape
 
@@ -70,18 +72,19 @@ def open_task(config: Config) -> Task:
 
 @dataclass(frozen=True, slots=True)
 class TextTask:
-    """Next-byte prediction on the Python standard library's own source."""
+    """Prediction of the next token, by default of the Python standard library's own source."""
 
-    tokens: TokenFile
+    tokens: TextTokens
     context: int
     shape: GPTShape
 
     @classmethod
     def open(cls, config: Config) -> "TextTask":
-        """Map the token file in ``data.path``; build it first if there is none."""
-        tokens = open_tokens(prepare_stdlib(Path(config.data.path)))
+        """Map what was prepared in ``data.path``; else prepare the library's source there."""
+        path = Path(config.data.path)
+        tokens = open_prepared(path) if is_begun(path) else open_stdlib(path)
         shape = GPTShape(
-            vocabulary=tokens.info.vocabulary,
+            vocabulary=tokens.vocabulary,
             layers=config.model.layers,
             width=config.model.width,
             heads=config.model.heads,
@@ -98,11 +101,11 @@ class TextTask:
 
     @property
     def num_samples(self) -> int:
-        return num_windows(self.tokens.train, self.context)
+        return self.tokens.train.num_windows(self.context)
 
     @property
     def num_validation_samples(self) -> int:
-        return num_windows(self.tokens.validation, self.context)
+        return self.tokens.validation.num_windows(self.context)
 
     @property
     def tokens_per_sample(self) -> int:
@@ -110,7 +113,7 @@ class TextTask:
 
     @property
     def data_digest(self) -> str:
-        return f"sha256:{self.tokens.info.sha256}"
+        return self.tokens.digest
 
     def make_model(self) -> nn.Module:
         return GPT(self.shape)
@@ -130,8 +133,8 @@ class TextTask:
         logits: Tensor = model(inputs)
         return cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-    def _batch(self, tokens: NDArray[np.uint8], ids: NDArray[np.int64]) -> Batch:
-        rows = torch.from_numpy(windows(tokens, ids, self.context))
+    def _batch(self, tokens: TokenRun, ids: NDArray[np.int64]) -> Batch:
+        rows = torch.from_numpy(tokens.windows(ids, self.context))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
