@@ -1,6 +1,9 @@
 """Leaving in time: notices from wherever they come, and a last resort when the time is over."""
 
+import math
 import threading
+import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +16,12 @@ from keepstep.errors import ExitCode
 
 _MARGIN_SECONDS = 0.5
 """What ending takes; force is used at the deadline."""
+
+_SHORTEST_ANSWER_SECONDS = 5.0
+_SLOWER = 3
+"""A step may take so many times as long as the slowest of the last few."""
+
+_REMEMBERED = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +54,9 @@ class Preemption:
     """Listens while it is open. Make it early, in the main thread; a session then takes it over.
 
     Before :meth:`take_over` there is nothing to save, and a notice ends the process. After it, the
-    session is expected to leave in time; if it does not, the process ends just before the deadline,
-    so that its exit code still says why.
+    session is expected to leave in time. If ranks do not even agree to, the process ends early: a
+    launcher sends SIGTERM as well when a peer has died, and then there is nothing to wait for. If
+    they do but are not through, it ends just before the deadline, so that its exit code says why.
 
     *Ranks:* local.
     """
@@ -54,6 +64,10 @@ class Preemption:
     def __init__(self, sources: NoticeSources) -> None:
         self.notices = Notices()
         self._is_taken_over = False
+        self._is_failing = False
+        self._agreed_at: float | None = None
+        self._between: deque[float] = deque(maxlen=_REMEMBERED)
+        self._save_seconds = 0.0
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
         self._parts: list[SignalListener | ProbeThread] = []
@@ -81,6 +95,30 @@ class Preemption:
         with self._lock:
             self._is_taken_over = True
 
+    def agreed(self, *, save_seconds: float) -> None:
+        """The ranks have just agreed on what is next; to be called whenever they do.
+
+        Args:
+            save_seconds: What a save is expected to take.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if self._agreed_at is not None:
+                self._between.append(now - self._agreed_at)
+            self._agreed_at = now
+            self._save_seconds = save_seconds
+        if (notice := self.notices.first) is not None:
+            self._end_in(
+                notice.remaining_seconds - _MARGIN_SECONDS, notice, "this rank is not through"
+            )
+
+    def fail(self) -> None:
+        """The session ends by an error: from here on a notice ends the process at once."""
+        with self._lock:
+            self._is_failing = True
+        if (notice := self.notices.first) is not None:
+            leave(ExitCode.PREEMPTED_UNSAVED, f"{notice.source}, and training has failed")
+
     def close(self) -> None:
         """Listen no more, and let the deadline pass."""
         self.notices.ignore(self._on_notice)
@@ -106,16 +144,24 @@ class Preemption:
         with self._lock:
             if not self._is_taken_over:
                 leave(ExitCode.PREEMPTED, f"{notice.source} before training began: nothing is lost")
-            wait_seconds = max(0.0, notice.remaining_seconds - _MARGIN_SECONDS)
-            self._timer = threading.Timer(wait_seconds, self._leave_late, [notice])
-            self._timer.daemon = True
-            self._timer.start()
+            if self._is_failing:
+                leave(ExitCode.PREEMPTED_UNSAVED, f"{notice.source}, and training has failed")
+            patience = max(_SHORTEST_ANSWER_SECONDS, _SLOWER * max(self._between, default=math.inf))
+            last = notice.remaining_seconds - _MARGIN_SECONDS
+            if last > self._save_seconds:  # else there is no time for a save, only for good-byes
+                last -= self._save_seconds
+        self._end_in(min(patience, last), notice, "the ranks have not agreed on what is next")
 
-    def _leave_late(self, notice: Notice) -> None:
-        leave(
-            ExitCode.PREEMPTED_UNSAVED,
-            f"the time after {notice.source} is over, and this rank is not through",
-        )
+    def _end_in(self, seconds: float, notice: Notice, why: str) -> None:
+        """Set the last resort, in the place of an earlier one."""
+        message = f"{notice.source} came, and {why} after {max(seconds, 0.0):.1f} s"
+        timer = threading.Timer(max(seconds, 0.0), leave, [ExitCode.PREEMPTED_UNSAVED, message])
+        timer.daemon = True
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = timer
+            timer.start()
 
     def _leave_at_once(self, name: str) -> None:
         leave(ExitCode.PREEMPTED_UNSAVED, f"{name} came again")

@@ -80,6 +80,8 @@ class Resumable(Loadable, Protocol):
 
     def load_rng(self, loaded: Mapping[str, Any]) -> None: ...
 
+    def check_restored(self, loaded: Mapping[str, Any], *, with_rng: bool) -> None: ...
+
     def derive_rng(self, step: int) -> None: ...
 
 
@@ -185,6 +187,9 @@ class Resumer:
             self._state.load_rng(planned[0].template)
         else:
             self._state.derive_rng(snapshot.manifest.step)
+        self._control.succeed(
+            lambda: self._state.check_restored(planned[0].template, with_rng=keeps_rng)
+        )
         return Loaded(snapshot.manifest, state_digest, fit.left)
 
     def _keeps_rng(self, snapshot: Snapshot, fit: Fit) -> bool:

@@ -1,5 +1,6 @@
 """The tracked objects as one nested state dict."""
 
+import logging
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -12,14 +13,20 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from keepstep.errors import ConfigError
+from keepstep.errors import ConfigError, InternalError
+from keepstep.state.equality import first_difference
 from keepstep.state.module import NamedModule, is_extra_state
 from keepstep.state.optimizer import NamedOptimizer, names_for, owner_of
 from keepstep.state.rng import derive_rng, load_rng_state_dict, rng_state_dict
-from keepstep.state.values import as_one_value
+from keepstep.state.values import as_one_value, on_host
+
+logger = logging.getLogger("keepstep.resume")
 
 RANKS = "ranks"
 """Entries below this name belong to one rank each."""
+
+_EXACT = ("keepstep", "torch")
+"""Packages whose objects hold after loading just what was loaded."""
 
 Path = tuple[str | int, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
@@ -142,6 +149,36 @@ class AppState:
         """Continue this rank's generators where they were saved."""
         load_rng_state_dict(loaded[RANKS][rank_name(self._rank)]["rng"])
 
+    def check_restored(self, loaded: Mapping[str, Any], *, with_rng: bool) -> None:
+        """Ask for what was loaded, tensors of modules and optimizers aside, and compare.
+
+        Objects of other libraries that do not give back what they were given are only warned of:
+        their state may mean the same all the same.
+
+        *Ranks:* local. *Raises:* ``InternalError`` naming the first entry that was not restored.
+        """
+        for name, optimizer in self._named_optimizers().items():
+            if name in loaded and (place := optimizer.first_lost_option(loaded[name])):
+                raise _not_restored(f"{name}.{place}")
+        for name, other in self._others.items():
+            if name in loaded:
+                place = first_difference(name, loaded[name], on_host(other.state_dict()))
+                if place is not None and type(other).__module__.split(".")[0] in _EXACT:
+                    raise _not_restored(place)
+                if place is not None:
+                    logger.warning(
+                        "%s: after load_state_dict(), state_dict() says something else than what "
+                        "was loaded; a %s may not go on exactly",
+                        place,
+                        type(other).__name__,
+                    )
+        if with_rng:
+            name = rank_name(self._rank)
+            now = rng_state_dict()
+            then = {key: loaded[RANKS][name]["rng"][key] for key in now}
+            if place := first_difference(f"{RANKS}.{name}.rng", then, now):
+                raise _not_restored(place)
+
     def derive_rng(self, step: int) -> None:
         """Start generators that depend on seed, rank and step alone."""
         derive_rng(seed=self._seed, rank=self._rank, step=step)
@@ -241,6 +278,13 @@ class AppState:
                 )
             named[name] = NamedOptimizer(name, optimizer, names)
         return named
+
+
+def _not_restored(place: str) -> InternalError:
+    return InternalError(
+        f"{place} was not restored: it is not what was saved, although every block was read "
+        "correctly. This is a bug of keepstep, or of an object's load_state_dict()"
+    )
 
 
 def _held(optimizer: Optimizer) -> list[torch.nn.Parameter]:

@@ -119,6 +119,9 @@ class FolderToLoad:
         """What is in the files now, mapped."""
         return {FILES: {name: _mapped(self._place(name)) for name in self._names}}
 
+    def check_restored(self, loaded: Mapping[str, Any], *, with_rng: bool) -> None:
+        """There is nothing but files, which are checked as tensors are."""
+
     def load_rng(self, loaded: Mapping[str, Any]) -> None:
         """There are no generators."""
 

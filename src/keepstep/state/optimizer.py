@@ -13,6 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from keepstep.errors import ConfigError
+from keepstep.state.equality import first_difference
 from keepstep.state.module import Names
 
 Path = tuple[str | int, ...]
@@ -106,6 +107,17 @@ class NamedOptimizer:
                     if option != "params"
                 }
             )
+
+    def first_lost_option(self, loaded: Mapping[str, Any]) -> str | None:
+        """The first option of a group that is not what was loaded."""
+        saved = {frozenset(g["params"]): g for g in loaded.get("param_groups", []) if g["params"]}
+        for number, group in enumerate(self._optimizer.param_groups):
+            options = saved.get(frozenset(self._group_names(group)), {})
+            for option, value in options.items():
+                name = f"param_groups.{number}.{option}"
+                if option != "params" and first_difference(name, value, group.get(option)):
+                    return name
+        return None
 
     def groups(self) -> list[frozenset[str]]:
         """Names of the parameters of each group."""
