@@ -6,6 +6,7 @@ from keepstep._version import __version__
 
 if TYPE_CHECKING:
     from keepstep.session import (
+        EarlyStopping,
         Lost,
         NoticeSources,
         Preemption,
@@ -29,6 +30,7 @@ __all__ = [
     "Stop",
     "Preemption",
     "NoticeSources",
+    "EarlyStopping",
     "__version__",
 ]
 

@@ -22,6 +22,7 @@
     |- NoCheckpointError (FileNotFoundError)  asked to resume, nothing committed
     |- CoordinationError                      the ranks could not agree in time
     |  '- BarrierTimeout
+    |- LossSpikeError                       going back to before the data that did harm
     '- InternalError                          an invariant broke: a bug in keepstep
 
 Each takes one positional message and optional keyword context, so that it survives pickling between
@@ -191,6 +192,12 @@ class CoordinationError(KeepstepError):
 
 class BarrierTimeout(CoordinationError):
     """A wait among ranks came to its end; the message names who is missing."""
+
+
+class LossSpikeError(KeepstepError):
+    """The loss has leapt: a restart resumes from before it, and leaves the data out."""
+
+    exit_code = ExitCode.TRANSIENT
 
 
 class InternalError(KeepstepError):

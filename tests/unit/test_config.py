@@ -373,6 +373,8 @@ def test_digest_sees_every_setting() -> None:
         "checkpoint.when_failing": "pause",
         "checkpoint.read_once": "always",
         "preemption.cloud": "aws",
+        "watchdog.enabled": "false",
+        "watchdog.factor": "7",
     }
     beside = {"parallel.shard_size": ["--parallel.strategy", "hsdp"]}
     digests = {

@@ -70,3 +70,33 @@ def test_another_task_trains_on_the_same_loop(tmp_path: Path, task: str) -> None
     job = launch(tmp_path, *SMALL, "--uri", "run", "--task", task)
     assert job.returncode == 0, job.stderr
     assert "committed=6" in job.stderr
+
+
+def test_training_that_gets_no_better_stops_with_its_best_weights(tmp_path: Path) -> None:
+    settings = [*SMALL, "--uri", "run", "--train.steps", "400", "--train.evaluate_every", "2"]
+    settings += [
+        "--train.early_stop_patience",
+        "2",
+        "--optim.lr",
+        "3.0",
+        "--optim.warmup_steps",
+        "1",
+    ]
+    job = launch(tmp_path, *settings)
+    assert job.returncode == 0, job.stderr
+    assert "val_loss gets no better: the weights are those of step" in job.stderr
+    again = launch(tmp_path, *settings)
+    assert again.returncode == 0, again.stderr
+    assert "step=" not in again.stderr.split("resumed from")[1].split("done")[0], "it is over"
+
+
+def test_a_loss_that_leaps_ends_the_job_and_the_restart_leaves_the_data_out(tmp_path: Path) -> None:
+    settings = [*SMALL, "--uri", "run", "--train.steps", "40", "--optim.warmup_steps", "1"]
+    settings += ["--train.evaluate_every", "0", "--train.spike_factor", "0.9999"]
+    settings += ["--train.spike_steps", "1", "--optim.lr", "0.00001"]
+    job = launch(tmp_path, *settings)
+    assert job.returncode == ExitCode.TRANSIENT, job.stderr
+    assert "are left out from here on, and training resumes from step" in job.stderr
+    (mark,) = (tmp_path / "run" / "skips").iterdir()
+    start, stop = (int(part) for part in mark.stem.split("-"))
+    assert stop - start == 8

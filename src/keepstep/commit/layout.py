@@ -10,6 +10,7 @@ GENERATIONS = "generations/"
 STEPS = "steps/"
 QUARANTINE = "quarantine/"
 LEDGER = "ledger/"
+SKIPS = "skips/"
 PINS = "pins/"
 PRUNED = "pruned/"
 STARTING = "starting/"
@@ -20,6 +21,7 @@ METADATA = ".metadata"
 
 _CHECKPOINT = re.compile(r"(\d{12})-g(\d{6})-([0-9a-f]{12})\Z")
 _GENERATION = re.compile(r"generations/(\d{6})\.json\Z")
+_SKIP = re.compile(r"skips/(\d{15})-(\d{15})\.json\Z")
 _INDEX = re.compile(r"__(\d+)\.index\.json\Z")
 _STARTING = re.compile(r"starting/g(\d{6})-[0-9a-f]{12}\Z")
 
@@ -117,6 +119,17 @@ def parse_starting(key: str) -> int | None:
     """The generation that was the newest when the mark was made, or ``None`` for another key."""
     match = _STARTING.match(key)
     return int(match[1]) if match else None
+
+
+def skip_key(start: int, stop: int) -> str:
+    """The mark of a stretch of samples that is left out."""
+    return f"{SKIPS}{start:015}-{stop:015}.json"
+
+
+def parse_skip(key: str) -> tuple[int, int] | None:
+    """The stretch a key marks, or ``None`` for another key."""
+    match = _SKIP.match(key)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def ledger_key(generation: int, rank: int) -> str:

@@ -19,6 +19,7 @@ from keepstep.config.schema import (
     ParallelConfig,
     PreemptionConfig,
     TrainConfig,
+    WatchdogConfig,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ParallelConfig",
     "PreemptionConfig",
     "TrainConfig",
+    "WatchdogConfig",
     "Interval",
     "parse_interval",
     "KeepPolicy",

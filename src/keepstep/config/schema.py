@@ -108,6 +108,14 @@ class TrainConfig(_Section):
     """Steps between evaluations; 0 means never."""
     log_every: PositiveInt = 10
     """Steps between printed lines."""
+    early_stop_patience: NonNegativeInt = 0
+    """Evaluations in a row without a better val_loss, after which training stops and takes back the
+    best weights; 0 means never."""
+    spike_factor: NonNegative = 0.0
+    """A loss so many times the usual one, or one that is not finite, makes the job go back to the
+    last checkpoint before it and leave the data out; 0 means never."""
+    spike_steps: NonNegativeInt = 10
+    """Steps before a spike whose data is left out as well."""
     log_samples: bool = False
     """Whether the ids of the consumed samples go into the ledger."""
     threads: NonNegativeInt = 1
@@ -161,6 +169,17 @@ class PreemptionConfig(_Section):
     """Between two looks at the file and the service."""
 
 
+class WatchdogConfig(_Section):
+    enabled: bool = True
+    """Whether a rank that hangs is ended, with exit code 88; off for debuggers."""
+    floor_seconds: PositiveFloat = 60.0
+    """No section of the work may take less."""
+    factor: Annotated[float, Field(ge=1)] = 5.0
+    """How many times as long as ever before a section may take."""
+    unlearned_seconds: PositiveFloat = 1800.0
+    """What a section may take that was never seen to end: above all the first step."""
+
+
 class StorageConfig(_Section):
     single_writer: bool = False
     """Use a store that cannot create exclusively: never start two jobs on the run then."""
@@ -190,6 +209,7 @@ class Config(_Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     storage: StorageConfig = StorageConfig()
     preemption: PreemptionConfig = PreemptionConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -15,7 +15,18 @@ from pathlib import Path
 from keepstep.config.schema import FIELDS, SECTIONS
 
 ENVIRONMENT_PREFIX = "KEEPSTEP_"
-RESERVED = frozenset({"KEEPSTEP_FAILPOINTS"})
+RESERVED = frozenset(
+    {
+        "KEEPSTEP_FAILPOINTS",
+        # By which the rendezvous in torchrun's agent speaks to workers.
+        "KEEPSTEP_ROUND",
+        "KEEPSTEP_MIN_NODES",
+        "KEEPSTEP_MAX_NODES",
+        "KEEPSTEP_COMMIT_MARK",
+        "KEEPSTEP_AGENT_PID",
+        "KEEPSTEP_HEARTBEATS",
+    }
+)
 """Variables of keepstep that are not settings."""
 
 _TRUTH = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})

@@ -8,7 +8,7 @@ import ctypes
 import faulthandler
 import sys
 import time
-from typing import IO
+from typing import TextIO
 
 _SLACK_SECONDS = 1.0
 """Stacks are written at most this much late; so they need not be rearmed more often."""
@@ -18,6 +18,8 @@ _DUMP_SECONDS = 0.5
 
 LATEST_SECONDS = _SLACK_SECONDS + _DUMP_SECONDS
 """How long after the deadline the process is gone."""
+
+_STDERR = 2
 
 _CLOCK_MONOTONIC = 1
 _SIGEV_THREAD = 2
@@ -34,8 +36,8 @@ class Deadline:
         file: Where the stacks of all threads are written; it must have a descriptor.
     """
 
-    def __init__(self, exit_code: int, file: IO[str] | None = None) -> None:
-        self._file = sys.__stderr__ if file is None else file
+    def __init__(self, exit_code: int, file: TextIO | None = None) -> None:
+        self._file: TextIO | int = _STDERR if file is None else file
         self._timer = _Timer(exit_code) if sys.platform == "linux" else None
         self._dump_at = 0.0
 
@@ -86,12 +88,10 @@ class _Timer:
         event = _SigEvent(
             value=exit_code,
             notify=_SIGEV_THREAD,
-            function=ctypes.cast(library._exit, ctypes.c_void_p).value,
+            function=ctypes.cast(library["_exit"], ctypes.c_void_p).value,
         )
         self._id = ctypes.c_void_p()
-        failed = library.timer_create(
-            _CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._id)
-        )
+        failed = library.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._id))
         if failed:
             raise OSError(ctypes.get_errno(), "timer_create")
         self._spec = _TimerSpec()
@@ -110,4 +110,6 @@ class _Timer:
 def _library() -> ctypes.CDLL:
     """Timers are in the C library, or before glibc 2.34 in one of their own."""
     library = ctypes.CDLL(None, use_errno=True)
-    return library if hasattr(library, "timer_create") else ctypes.CDLL("librt.so.1", use_errno=True)
+    return (
+        library if hasattr(library, "timer_create") else ctypes.CDLL("librt.so.1", use_errno=True)
+    )

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from keepstep.elastic.deadline import Deadline
 from keepstep.elastic.heartbeat import Heartbeat
@@ -50,27 +51,36 @@ class Watchdog:
 
     Args:
         heartbeat: A file in which the agent finds it all.
+        is_armed: Otherwise it only measures and reports, and leaves the process alone.
     """
 
-    def __init__(self, policy: WatchdogPolicy = _POLICY, heartbeat: Path | None = None) -> None:
+    def __init__(
+        self,
+        policy: WatchdogPolicy = _POLICY,
+        heartbeat: Path | None = None,
+        *,
+        is_armed: bool = True,
+    ) -> None:
         self.policy = policy
+        self.is_armed = is_armed
         self.longest: dict[str, float] = {}
         """Seconds that each section took at most, so far."""
         self._beats = Heartbeat(heartbeat) if heartbeat else None
-        stacks = heartbeat.with_name(heartbeat.name + STACKS_SUFFIX) if heartbeat else None
-        self._deadline = Deadline(ExitCode.HUNG, stacks.open("w") if stacks else None)
+        self._heartbeat = heartbeat
+        self._deadline: Deadline | None = None
         self._open: list[_Section] = []
         self._step = 0
         self._commits = 0
 
     def learn(self, longest: Mapping[str, float]) -> None:
-        """What sections took at most in earlier incarnations."""
-        self.longest = {
-            name: max(seconds, self.longest.get(name, 0.0)) for name, seconds in longest.items()
-        }
+        """What sections have taken: the longest of each counts."""
+        for name, seconds in longest.items():
+            self.longest[name] = max(seconds, self.longest.get(name, 0.0))
 
-    def begin(self, section: str) -> None:
+    def begin(self, section: str, *, step: int | None = None) -> None:
         """From here on, until something else begins. It is not learned from."""
+        if step is not None:
+            self._step = step
         self._open = [_Section(section)]
         self._enter()
 
@@ -81,17 +91,19 @@ class Watchdog:
 
     def tick(self, step: int) -> None:
         """A step has ended. All but the first are learned from: that one warms things up."""
-        self._step = step
         if self._open and self._open[0].name == STEP:
             self._learn(self._open[0])
-        self.begin(STEP)
+        self.begin(STEP, step=step)
 
     @contextmanager
-    def section(self, name: str, *, at_least_seconds: float = 0.0) -> Iterator[None]:
+    def section(
+        self, name: str, *, at_least_seconds: float = 0.0, is_typical: bool = True
+    ) -> Iterator[None]:
         """What goes on in the block; it is learned from if it ends well.
 
         Args:
             at_least_seconds: A floor of its own, for what has deadlines of its own.
+            is_typical: Otherwise it is not learned from.
         """
         section = _Section(name, at_least_seconds)
         self._pause()
@@ -99,7 +111,8 @@ class Watchdog:
         self._enter()
         try:
             yield
-            self._learn(section)
+            if is_typical:
+                self._learn(section)
         finally:
             if section in self._open:
                 self._open.remove(section)
@@ -136,22 +149,30 @@ class Watchdog:
         """Let the innermost section's clock run, from now."""
         now = time.monotonic_ns()
         if not self._open:
-            self._deadline.clear()
+            if self._deadline is not None:
+                self._deadline.clear()
             if self._beats is not None:
                 self._beats.beat("", step=self._step, since_ns=now, deadline_ns=0)
             return
         section = self._open[-1]
         section.since_ns = now
-        seconds = self.allowed_seconds(section.name, at_least_seconds=section.at_least_seconds)
-        self._deadline.set(seconds)
-        if self._beats is not None:
+        deadline_ns = 0
+        if self.is_armed:
+            seconds = self.allowed_seconds(section.name, at_least_seconds=section.at_least_seconds)
             deadline_ns = now + int(seconds * 1e9)
+            self._set(seconds)
+        if self._beats is not None:
             self._beats.beat(section.name, step=self._step, since_ns=now, deadline_ns=deadline_ns)
+
+    def _set(self, seconds: float) -> None:
+        if self._deadline is None:
+            stacks = _stacks(self._heartbeat) if self._heartbeat else None
+            self._deadline = Deadline(ExitCode.HUNG, stacks)
+        self._deadline.set(seconds)
 
     def _learn(self, section: "_Section") -> None:
         seconds = (section.spent_ns + time.monotonic_ns() - section.since_ns) / 1e9
-        if seconds > self.longest.get(section.name, 0.0):
-            self.longest[section.name] = seconds
+        self.learn({section.name: seconds})
 
 
 @dataclass(slots=True, eq=False)
@@ -163,32 +184,6 @@ class _Section:
     """Before an inner section began."""
 
 
-class Unwatched(Watchdog):
-    """Measures sections, and leaves the process alone."""
-
-    def __init__(self) -> None:
-        self.policy = _POLICY
-        self.longest = {}
-        self._beats = None
-        self._deadline = _Never()
-        self._open = []
-        self._step = 0
-        self._commits = 0
-
-
-class _Never(Deadline):
-    """A deadline that does not come."""
-
-    def __init__(self) -> None:
-        """Nothing is armed."""
-
-    def set(self, seconds: float) -> None:
-        del seconds
-
-    def clear(self) -> None:
-        pass
-
-
 _installed: Watchdog | None = None
 
 
@@ -198,6 +193,15 @@ def install(watchdog: Watchdog) -> None:
     _installed = watchdog
 
 
+def is_installed() -> bool:
+    """Whether somebody has."""
+    return _installed is not None
+
+
 def installed() -> Watchdog:
     """The watchdog of this process; if nobody has installed one, it watches over nothing."""
-    return _installed or Unwatched()
+    return _installed or Watchdog(is_armed=False)
+
+
+def _stacks(heartbeat: Path) -> TextIO:
+    return heartbeat.with_name(heartbeat.name + STACKS_SUFFIX).open("w")

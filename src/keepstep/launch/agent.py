@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -20,7 +19,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from keepstep.elastic.rendezvous.handler import KeepstepRendezvousHandler
 from keepstep.elastic.rendezvous.link import Endpoint
-from keepstep.elastic.rendezvous.settings import Settings, settings_from
+from keepstep.elastic.rendezvous.settings import settings_from
 from keepstep.errors import ConfigError
 
 logger = logging.getLogger("keepstep.launch")
@@ -118,7 +117,7 @@ def _hear_signals(names: str) -> None:
             signal.signal(number, _raise_signal)
 
 
-def _raise_signal(number: int, frame: FrameType | None) -> None:
+def _raise_signal(number: int, *_: object) -> None:
     name = signal.Signals(number).name
     raise SignalException(f"{name} came to agent {os.getpid()}", sigval=signal.Signals(number))
 
@@ -133,8 +132,6 @@ def _honor_stop_time(seconds: float | None) -> None:
 
     stop = getattr(LocalElasticAgent, "_stop_workers", None)
     shut_down = getattr(LocalElasticAgent, "_shutdown", None)
-    if getattr(stop, "_keepstep_seconds", "") == seconds:
-        return
     if stop is None or shut_down is None or "timeout" not in signature(shut_down).parameters:
         logger.warning("this torch stops workers within its own time: stop_timeout has no effect")
         return
@@ -145,5 +142,4 @@ def _honor_stop_time(seconds: float | None) -> None:
         timeout = getattr(self, "_shutdown_timeout", 30) if seconds is None else seconds
         self._shutdown(timeout=timeout)
 
-    stop_workers._keepstep_seconds = seconds  # type: ignore[attr-defined]
     LocalElasticAgent._stop_workers = stop_workers  # type: ignore[method-assign]  # noqa: SLF001

@@ -9,6 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 import keepstep
 from keepstep.config import Config
 from keepstep.elastic.preemption import Preemption
+from keepstep.elastic.watchdog import Watchdog
 from keepstep.errors import ConfigError, ExitCode
 from keepstep.launch.process_group import process_group
 from keepstep.train.loop import train
@@ -25,7 +26,11 @@ _READ_ONCE = {"auto": None, "always": True, "never": False}
 
 @record  # writes the error file by which torchelastic finds the rank that failed first
 def run_job(
-    config: Config, world: World, environ: Mapping[str, str], preemption: Preemption
+    config: Config,
+    world: World,
+    environ: Mapping[str, str],
+    preemption: Preemption,
+    watchdog: Watchdog,
 ) -> ExitCode:
     """Train until the run is complete or told to stop; how the process should end.
 
@@ -57,6 +62,7 @@ def run_job(
             accept_change=config.accept_change,
             seed=config.seed,
             preemption=preemption,
+            watchdog=watchdog,
             world=world,
             parallel=layout.describe(),
             samples_per_epoch=task.num_samples,

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from keepstep import failpoints
-from keepstep.config import Config, PreemptionConfig, resolve
+from keepstep.config import Config, PreemptionConfig, WatchdogConfig, resolve
 from keepstep.elastic.preemption import NoticeSources, Preemption
+from keepstep.elastic.watchdog import INIT, Watchdog, WatchdogPolicy
 from keepstep.errors import ConfigError, ExitCode, KeepstepError, exit_code_of
 from keepstep.launch.env import world_from
+from keepstep.launch.worker import begin_worker, note_error
 from keepstep.world import World
 
 logger = logging.getLogger("keepstep.launch")
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _main(sys.argv[1:] if arguments is None else arguments, os.environ)
     except KeepstepError as error:
         logger.error("%s: %s", type(error).__name__, error)
+        note_error(error, os.environ)
         sys.exit(exit_code_of(error))
     if code is not ExitCode.OK:
         sys.exit(code)
@@ -39,6 +42,7 @@ def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
     _set_up_logging(world)
     config = _read_config(arguments, environ)
     _arm_failpoints(environ, world)
+    watchdog = _watchdog(config.watchdog, environ)
     # DDP's reducer advises, in C++, against an option that is set on purpose. Only this variable
     # reaches it, and torch reads it when it is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -47,7 +51,20 @@ def _main(arguments: Sequence[str], environ: Mapping[str, str]) -> ExitCode:
     with Preemption(_notice_sources(config.preemption)) as preemption:
         from keepstep.launch.job import run_job
 
-        return run_job(config, world, environ, preemption) or ExitCode.OK
+        return run_job(config, world, environ, preemption, watchdog) or ExitCode.OK
+
+
+def _watchdog(config: WatchdogConfig, environ: Mapping[str, str]) -> Watchdog:
+    """At work from here on: importing torch can hang too."""
+    watchdog = begin_worker(environ)
+    watchdog.is_armed = config.enabled
+    watchdog.policy = WatchdogPolicy(
+        floor_seconds=config.floor_seconds,
+        factor=config.factor,
+        unlearned_seconds=config.unlearned_seconds,
+    )
+    watchdog.begin(INIT)
+    return watchdog
 
 
 def _notice_sources(config: PreemptionConfig) -> NoticeSources:

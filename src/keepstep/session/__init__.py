@@ -6,6 +6,7 @@ from keepstep.session.opening import open
 from keepstep.session.results import Lost, Restored, Skipped, Stop
 from keepstep.session.saving import Save
 from keepstep.session.session import Session
+from keepstep.state.early_stopping import EarlyStopping
 
 __all__ = [
     "open",
@@ -18,4 +19,5 @@ __all__ = [
     "Stop",
     "Preemption",
     "NoticeSources",
+    "EarlyStopping",
 ]

@@ -7,12 +7,15 @@ from typing import Any
 from keepstep.checkpoint.engine import load_state
 from keepstep.checkpoint.fit import fit_state
 from keepstep.checkpoint.mismatch import Difference
+from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.checkpoint.selection import Selection
 from keepstep.checkpoint.stock import StockReader
 from keepstep.commit.layout import STEPS
+from keepstep.commit.manifest import Manifest
 from keepstep.errors import ConfigError
 from keepstep.session.sources import open_checkpoint, open_source
 from keepstep.state.app_state import AppState
+from keepstep.storage.base import Storage
 
 
 def load(path: str | Path, **objects: Any) -> None:
@@ -47,6 +50,18 @@ def _stock_reader(path: str) -> StockReader:
     if "://" in path:
         raise ConfigError(f"{path} is no checkpoint of keepstep's: write URI/{STEPS}NAME")
     return StockReader(Path(path).absolute())
+
+
+def load_snapshot(
+    storage: Storage, manifest: Manifest, state: AppState, selection: Selection
+) -> None:
+    """Load tracked objects from a checkpoint of their own run; generators are left alone.
+
+    *Ranks:* local. *Raises:* as :func:`load`.
+    """
+    reader = ShardReader(storage, Snapshot.open(storage, manifest))
+    fit = fit_state(reader, state, selection, where=str(manifest.id))
+    load_state(reader, state, fit, with_rng=False)
 
 
 def load_weights(source: str, state: AppState, selection: Selection) -> tuple[Difference, ...]:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from keepstep.checkpoint.save_engine import SaveMode
 from keepstep.config import parse_interval, parse_keep
 from keepstep.elastic.preemption import NoticeSources, Preemption
+from keepstep.elastic.watchdog import Watchdog, installed
 from keepstep.errors import ConfigError
 from keepstep.session.saves import WhenFailing
 from keepstep.session.session import Session, Settings, WhenBusy
@@ -43,6 +44,7 @@ def open(
     single_writer: bool = False,
     retry_seconds: float = 60.0,
     preemption: Preemption | None = None,
+    watchdog: Watchdog | None = None,
     world: World | None = None,
 ) -> Session:
     """Open a run: its history is below ``uri``, and this process group is about to extend it.
@@ -95,6 +97,8 @@ def open(
         preemption: What listens for word that this process will be stopped. By default SIGTERM and
             SIGUSR1 are such word, with 30 s to go, unless the process handles them already or this
             is not the main thread.
+        watchdog: What ends this process if it hangs. By default there is one in the workers of
+            ``keepstep run``, and none elsewhere.
         world: Who this process is; taken from the process group by default.
 
     *Raises:* ``ConfigError``; ``StorageError`` if the store cannot be written.
@@ -126,7 +130,9 @@ def open(
     storage = open_storage(uri, single_writer=single_writer, policy=policy)
     listening = preemption or Preemption(NoticeSources())
     try:
-        return Session(storage, settings, world or _world_of_group(), listening)
+        return Session(
+            storage, settings, world or _world_of_group(), listening, watchdog or installed()
+        )
     except BaseException:
         if preemption is None:
             listening.close()

@@ -15,7 +15,10 @@ from keepstep.world import World
 logger = logging.getLogger("keepstep.session")
 
 RESERVED_EVENTS = frozenset(
-    {"generation", "step", "save", "save_failed", "save_skipped", "prune", END}
+    {
+        *("generation", "phase", "sections", "step", "stop", "spike", "skipped"),
+        *("save", "save_failed", "save_skipped", "prune", END),
+    }
 )
 """What the session itself writes into the ledger."""
 

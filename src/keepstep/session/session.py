@@ -3,14 +3,15 @@
 import logging
 import math
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import torch
 
@@ -24,15 +25,18 @@ from keepstep.checkpoint.store import C10dStore
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import CheckpointId, ledger_key
 from keepstep.commit.manifest import Manifest, ObjectRecord
+from keepstep.commit.skips import Skip, pass_over, read_skips
 from keepstep.commit.starting import Start, announce_start, end_start
 from keepstep.config import Interval, KeepPolicy
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.elastic.notices import Notice
 from keepstep.elastic.preemption import Preemption
-from keepstep.errors import CommitError, ConfigError
+from keepstep.elastic.watchdog import FIRST_STEP, INIT, LOAD, SAVE, Watchdog
+from keepstep.errors import CommitError, ConfigError, LossSpikeError
 from keepstep.observability.ledger import END, Ledger
+from keepstep.session.going_back import best_checkpoint, go_behind
 from keepstep.session.history import failures_before
-from keepstep.session.loading import load_weights
+from keepstep.session.loading import load_snapshot, load_weights
 from keepstep.session.pacing import Failures, pace_of
 from keepstep.session.premises import abort_stale_uploads, check_exclusive_create
 from keepstep.session.reporting import RESERVED_EVENTS, report_left, report_restored
@@ -41,6 +45,7 @@ from keepstep.session.resume import Resumable, Resumed, Resumer
 from keepstep.session.retention import Retention
 from keepstep.session.saves import Saves, WhenFailing
 from keepstep.session.saving import Describe, Save, Saver
+from keepstep.session.sections import SectionRecord, longest_before
 from keepstep.session.stopping import Agreed, Demand, Stopping, report_stop
 from keepstep.state.app_state import AppState
 from keepstep.state.folder import FolderToLoad, FolderToSave, check_same_files
@@ -93,7 +98,12 @@ class Session:
     """
 
     def __init__(
-        self, storage: Storage, settings: Settings, world: World, preemption: Preemption
+        self,
+        storage: Storage,
+        settings: Settings,
+        world: World,
+        preemption: Preemption,
+        watchdog: Watchdog,
     ) -> None:
         self.world = world
         self.step = 0
@@ -104,6 +114,8 @@ class Session:
         """Tokens consumed by the run, over all ranks."""
         self._storage = storage
         self._settings = settings
+        self._watchdog = watchdog
+        watchdog.begin(INIT)
         self._control = ControlGroup(world, timeout_seconds=settings.step_timeout_seconds)
         self._store = C10dStore(timeout_seconds=settings.timeout_seconds)
         self._state = AppState(rank=world.rank, seed=settings.seed)
@@ -113,7 +125,9 @@ class Session:
         self._adapted: str | None = None
         self._preemption = preemption
         self._stopping = Stopping(preemption)
+        preemption.notices.listen(self._on_notice)
         self._stop: Stop | None = None
+        self._noted: CheckpointId | None = None
         self._is_closed = False
 
     @property
@@ -198,10 +212,11 @@ class Session:
             source = settings.init_from
             return load_weights(source, self._state, selection) if source else ()
 
-        resumed = self._resume(self._state, selection=selection, start_afresh=start_afresh)
-        restored = self._go_on(resumed)
-        report_left(resumed.left, self.world)
-        self._check_storable()
+        with self._loading():
+            resumed = self._resume(self._state, selection=selection, start_afresh=start_afresh)
+            restored = self._go_on(resumed)
+            report_left(resumed.left, self.world)
+            self._check_storable()
         self._preemption.take_over()
         return restored
 
@@ -222,12 +237,12 @@ class Session:
         """
         directory = Path(to).absolute()
         folder = FolderToLoad(directory / ".keepstep", is_writer=self._is_first_on_node())
-        restored = self._go_on(self._resume(folder))
+        with self._loading():
+            restored = self._go_on(self._resume(folder))
+            place = directory / restored.checkpoint.name if restored.checkpoint else None
+            if place is not None:
+                self._control.succeed(partial(folder.move, place))
         self._preemption.take_over()
-        if restored.checkpoint is None:
-            return None
-        place = directory / restored.checkpoint.name
-        self._control.succeed(partial(folder.move, place))
         return place
 
     def save_dir(
@@ -263,8 +278,9 @@ class Session:
         if step is not None:
             self.step = step
         self._note_metrics(metrics, active.ledger)
-        save = active.saves.begin(found[0], self.step, partial(self._describe, tags))
-        return active.saves.conclude() if self._settings.mode is SaveMode.SYNC else save
+        with self._saving():
+            save = active.saves.begin(found[0], self.step, partial(self._describe, tags))
+            return active.saves.conclude() if self._settings.mode is SaveMode.SYNC else save
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -307,31 +323,21 @@ class Session:
         failpoints.hit("step.after", step=self.step)
         saves = active.saves
         saves.check_guarded()
-        save_is_due, is_busy, has_failed, *votes = self._control.largest(
-            [
-                self._save_is_due(),
-                saves.is_busy,
-                saves.has_failed,
-                *self._stopping.votes(saves.expected_seconds),
-            ]
+        (save_is_due, is_busy, has_failed), agreed = self._agree(
+            self._save_is_due(), saves.is_busy, saves.has_failed
         )
-        agreed = Agreed.of(votes)
         stop_is_due = agreed.demand is not Demand.GO_ON
         if not is_busy:
             saves.notice(has_failed=bool(has_failed))
-        if agreed.demand is Demand.LEAVE:
-            self._save_in_time(saves, agreed, is_busy=bool(is_busy))
-        elif save_is_due and is_busy and not stop_is_due and self._settings.when_busy == "skip":
-            saves.skip(self.step)
-        elif save_is_due or stop_is_due:
-            saves.begin(self._state, self.step, self._describe)
-        if agreed.demand is Demand.STOP or self._settings.mode is SaveMode.SYNC:
-            saves.finish()
+        if save_is_due or stop_is_due:
+            with self._saving():
+                self._save_as_agreed(saves, agreed, is_busy=bool(is_busy))
         if saves.holds_training and not stop_is_due:
-            saves.hold(
-                lambda: saves.begin(self._state, self.step, self._describe),
-                stop_is_due=lambda: self._stopping.is_wanted,
-            )
+            with self._saving():
+                saves.hold(self._try_to_save, stop_is_due=lambda: self._stopping.is_wanted)
+        # What is broken off because of a stop is shorter than it would have been.
+        self._note_commit(active, is_typical=not stop_is_due)
+        self._watchdog.tick(self.step)
         if not stop_is_due:
             return None
         self._stop = Stop(
@@ -343,10 +349,26 @@ class Session:
         report_stop(self._stop, agreed, saves, active.ledger, self.world)
         return self._stop
 
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Name what is no step, such as ``"eval"``: it gets a line in the ledger, and its own time.
+
+        Without a name it would count as part of a step, and the watchdog might take an evaluation
+        for a step that hangs.
+
+        *Ranks:* local. *Durability:* its duration, as all of the ledger.
+        """
+        ledger = self._active().ledger
+        began = time.monotonic()
+        with self._watchdog.section(name):
+            yield
+        seconds = round(time.monotonic() - began, 4)
+        ledger.record("phase", name=name, step=self.step, seconds=seconds)
+
     def stop_is_due(self) -> bool:
         """Whether the next :meth:`tick` will say stop: ask now and then in a long evaluation."""
-        demand, *_ = self._control.largest(self._stopping.votes(0.0))
-        return demand != Demand.GO_ON
+        _, agreed = self._agree()
+        return agreed.demand is not Demand.GO_ON
 
     def save(self, *, tags: tuple[str, ...] = ()) -> Save:
         """Save the current step now; a save in flight is waited for.
@@ -358,9 +380,67 @@ class Session:
         :meth:`Save.committed`; earlier checkpoints are untouched and training may go on.
         ``FencedError`` if a newer generation has taken over.
         """
-        saves = self._active().saves
-        save = saves.begin(self._state, self.step, partial(self._describe, tags))
-        return saves.conclude() if self._settings.mode is SaveMode.SYNC else save
+        active = self._active()
+        with self._saving():
+            save = active.saves.begin(self._state, self.step, partial(self._describe, tags))
+            return active.saves.conclude() if self._settings.mode is SaveMode.SYNC else save
+
+    def load_best(self, metric: str, *, only: Sequence[str] = ()) -> CheckpointId | None:
+        """Load what is tracked from the checkpoint with the best value of a metric.
+
+        Step and position stay, so that a save afterwards is one of this step.
+
+        Args:
+            metric: ``"val_loss:min"`` or ``"accuracy:max"``, by the metrics that were given to
+                :meth:`tick`; of equal values the earliest counts.
+            only: Patterns of what is loaded, as for :meth:`restore`; everything by default, but
+                for random generators.
+
+        Returns:
+            The checkpoint, or ``None`` if none has the metric.
+
+        *Raises:* ``ConfigError``, ``CorruptCheckpointError``, ``StorageError``.
+        """
+        self._active().saves.finish()
+        best = self._control.decide(lambda: best_checkpoint(self._storage, metric))
+        if best is None:
+            return None
+        chosen = Selection(only=tuple(only))
+        self._control.succeed(
+            lambda: load_snapshot(self._storage, best.manifest, self._state, chosen)
+        )
+        return best.manifest.id
+
+    def leave_out(self, start: int, stop: int, *, reason: str) -> NoReturn:
+        """Give up what has been trained lately, because the data did harm. Call it before ``tick``.
+
+        Samples ``start`` to ``stop``, counted as :attr:`samples`, are marked: every later
+        generation leaves them out (:meth:`skip_marked`). The next start resumes from the newest
+        checkpoint before them.
+
+        *Raises:* ``LossSpikeError``, always: leave the process with it and start again.
+        """
+        active = self._active()
+        with suppress(CommitError):
+            active.saves.finish()
+        skip = Skip(max(0, start), stop)
+        active.ledger.record("spike", step=self.step, reason=reason, samples=[*astuple(skip)])
+        head = self._control.decide(lambda: go_behind(self._storage, skip, reason=reason))
+        raise LossSpikeError(
+            f"step {self.step + 1}: {reason}. Samples {skip.start} to {skip.stop} are left out from "
+            f"here on, and training resumes from {head or 'the newest checkpoint'}"
+        )
+
+    def skip_marked(self) -> int:
+        """Pass over data that is marked to be left out: :attr:`samples` moves to behind it.
+
+        *Ranks:* local. Returns how many samples were passed over.
+        """
+        before = self.samples
+        self.samples = pass_over(self.samples, self._active().skips)
+        if self.samples != before:
+            self._active().ledger.record("skipped", step=self.step, samples=[before, self.samples])
+        return self.samples - before
 
     def request_stop(self, reason: str) -> None:
         """Ask all ranks to leave the loop after the next step. *Ranks:* any one is enough."""
@@ -377,11 +457,17 @@ class Session:
         if self._is_closed:
             return
         self._is_closed = True
+        self._preemption.notices.ignore(self._on_notice)
         try:
             if self._generation is not None:
-                with closing(self._generation.ledger), closing(self._generation.retention):
+                with (
+                    self._saving(),
+                    closing(self._generation.ledger),
+                    closing(self._generation.retention),
+                ):
                     self._generation.saves.close()
         finally:
+            self._watchdog.rest()
             self._control.close()
             if self._settings.owns_preemption:
                 self._preemption.close()
@@ -395,10 +481,14 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._preemption.fail()
         try:
             is_unsaved = self._stop is not None and not self._stop.is_committed
             if kind is None and self._generation is not None and not is_unsaved:
-                self._commit_last_step(self._generation.saves)
+                with self._saving():
+                    self._commit_last_step(self._generation.saves)
+                self._note_commit(self._generation, is_typical=self._stop is None)
                 self._generation.ledger.record(END, step=self.step)
         finally:
             self.close()
@@ -452,6 +542,70 @@ class Session:
         report_restored(restored, self._generation.ledger, self.world, self.uri)
         return restored
 
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Load, and stand before the first step."""
+        began = time.monotonic()
+        # Slow storage is given up by those who wait for this rank. A fresh start loads nothing.
+        patience = self._settings.step_timeout_seconds
+        with self._watchdog.section(LOAD, at_least_seconds=patience, is_typical=False):
+            yield
+        active = self._restored()
+        if active.saves.latest is not None:
+            self._watchdog.learn({LOAD: time.monotonic() - began})
+        learned = self._control.decide(lambda: longest_before(self._storage, active.number))
+        self._watchdog.learn(learned)
+        self._watchdog.begin(FIRST_STEP, step=self.step)
+        self._noted = active.saves.latest
+        if self._noted is not None:
+            self._watchdog.committed(self._noted.step, is_new=False)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Saves have deadlines of their own, and a way to fail that training survives."""
+        settings = self._settings
+        allowed = settings.deadline_seconds + settings.timeout_seconds
+        with self._watchdog.section(SAVE, at_least_seconds=allowed):
+            yield
+
+    def _try_to_save(self) -> Save:
+        """Once more: the watchdog's patience is for each try."""
+        self._watchdog.again()
+        return self._restored().saves.begin(self._state, self.step, self._describe)
+
+    def _note_commit(self, active: "_Generation", *, is_typical: bool) -> None:
+        """Tell the launcher of a new commit; without any, it gives up restarting some day."""
+        latest = active.saves.latest
+        if latest is None or latest == self._noted:
+            return
+        self._noted = latest
+        self._watchdog.committed(latest.step, is_new=True)
+        if self.world.is_coordinator and is_typical:
+            active.sections.note(self._watchdog.longest)
+
+    def _on_notice(self, notice: Notice) -> None:
+        del notice
+        self._watchdog.told()
+
+    def _save_as_agreed(self, saves: Saves, agreed: Agreed, *, is_busy: bool) -> None:
+        """Begin the save that is due, and finish it if all ranks leave or the mode is sync."""
+        if agreed.demand is Demand.LEAVE:
+            self._save_in_time(saves, agreed, is_busy=is_busy)
+        elif is_busy and agreed.demand is Demand.GO_ON and self._settings.when_busy == "skip":
+            saves.skip(self.step)
+        else:
+            saves.begin(self._state, self.step, self._describe)
+        if agreed.demand is Demand.STOP or self._settings.mode is SaveMode.SYNC:
+            saves.finish()
+
+    def _agree(self, *values: int) -> tuple[list[int], Agreed]:
+        """The largest of each value over all ranks, and what they want next: one reduction."""
+        votes = self._stopping.votes(self._active().saves.expected_seconds)
+        found = self._control.largest([*values, *votes])
+        agreed = Agreed.of(found[len(values) :])
+        self._preemption.agreed(save_seconds=agreed.save_seconds)
+        return found[: len(values)], agreed
+
     def _save_in_time(self, saves: Saves, agreed: Agreed, *, is_busy: bool) -> None:
         """Commit this step, or at least the one in flight, if that can be done in time."""
         try:
@@ -471,7 +625,7 @@ class Session:
         committed_step = saves.latest.step if saves.latest else 0
         (is_behind,) = self._control.largest([self.step != committed_step])
         if is_behind:
-            saves.insist(lambda: saves.begin(self._state, self.step, self._describe))
+            saves.insist(self._try_to_save)
 
     def _open_run(self) -> str:
         """*Ranks:* coordinator."""
@@ -544,7 +698,9 @@ class Session:
             pace=pace_of(self._settings.every, partial(self._failures_before, resumed.generation)),
             after_commit=retention.committed if self.world.is_coordinator else _nothing,
         )
-        return _Generation(resumed.generation, saves, retention, ledger)
+        skips = self._control.decide(lambda: read_skips(self._storage))
+        sections = SectionRecord(ledger)
+        return _Generation(resumed.generation, saves, retention, ledger, sections, skips)
 
     def _active(self) -> "_Generation":
         if self._is_closed:
@@ -622,3 +778,6 @@ class _Generation:
     saves: Saves
     retention: Retention
     ledger: Ledger
+    sections: SectionRecord
+    skips: tuple[Skip, ...]
+    """Data that is left out."""

@@ -14,11 +14,13 @@ from torch import Tensor
 from keepstep.config import Config
 from keepstep.data.sampler import GlobalSampler, Slot
 from keepstep.session import Session
+from keepstep.state.early_stopping import EarlyStopping
 from keepstep.train.evaluation import evaluate, global_mean
 from keepstep.train.numerics import pinned_kernels, plan_numerics
 from keepstep.train.parallel import parallelize, plan_layout
 from keepstep.train.report import Report, Summary
 from keepstep.train.seeds import rank_seed, seed_all
+from keepstep.train.spikes import SpikeGuard
 from keepstep.train.tasks import Task
 from keepstep.train.trainer import Trainer
 
@@ -59,11 +61,19 @@ def _train(
         seed_all(rank_seed(config.seed, world.rank))  # from here on, dropout differs between ranks
 
     session.track(**trainer.state())
+    guard = SpikeGuard(config.train.spike_factor) if config.train.spike_factor else None
+    if guard is not None:
+        session.track(spikes=guard)
+    early = None
+    if config.train.early_stop_patience:
+        early = EarlyStopping("val_loss:min", patience=config.train.early_stop_patience)
+        session.track(early=early)
     session.restore()
     trainer.configure()
 
     report = Report(session, tokens_per_step=batch.global_size * task.tokens_per_sample)
-    while session.step < config.train.steps:
+    while session.step < config.train.steps and not (early and early.is_over):
+        session.skip_marked()
         slots = sampler.slots(session.samples, world)
         losses = trainer.accumulate(slots, step=session.step)
         if config.train.log_samples:
@@ -74,22 +84,35 @@ def _train(
         step = session.step + 1
         is_last = step == config.train.steps
         metrics: dict[str, float] = {}
-        if is_last or report.is_first or step % config.train.log_every == 0:
+        if guard or is_last or report.is_first or step % config.train.log_every == 0:
             metrics["loss"] = global_mean(losses, sampler.num_slots, device)
         every = config.train.evaluate_every
         if every and (is_last or step % every == 0):
-            val_loss = evaluate(
-                parallel,
-                task,
-                world,
-                num_samples=config.data.validation_samples,
-                stop_is_due=session.stop_is_due,
-            )
+            with session.phase("eval"):
+                val_loss = evaluate(
+                    parallel,
+                    task,
+                    world,
+                    num_samples=config.data.validation_samples,
+                    stop_is_due=session.stop_is_due,
+                )
             metrics |= {} if val_loss is None else {"val_loss": val_loss}
+        if guard and (reason := guard.explain(metrics["loss"])):
+            end = session.samples + batch.global_size
+            start = end - (1 + config.train.spike_steps) * batch.global_size
+            session.leave_out(start, end, reason=reason)
+        if early and "val_loss" in metrics:
+            early.observe(metrics["val_loss"], step=step)
         stop = session.tick(samples=batch.global_size, tokens=report.tokens_per_step, **metrics)
         report.after_step(metrics, update, epoch=sampler.epoch(session.samples))
         if stop:
             break
+        if early and early.best_step == session.step:
+            session.save(tags=("best",))
+        if early and early.is_over:
+            best = session.load_best("val_loss:min", only=["model"])
+            logger.info("val_loss gets no better: the weights are those of %s again", best)
+            session.save(tags=("stopped-early",))
     return report.summary()
 
 

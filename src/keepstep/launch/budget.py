@@ -1,0 +1,103 @@
+"""Whether to try again: what an exit code asks for, and how often that is put up with."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from keepstep.errors import ExitCode
+
+LONGEST_PAUSE_SECONDS = 60.0
+_FIRST_PAUSE_SECONDS = 0.5
+
+_FINAL = frozenset(
+    {
+        ExitCode.USAGE,
+        ExitCode.DAMAGED,
+        ExitCode.NO_CHECKPOINT,
+        ExitCode.STORAGE_UNAVAILABLE,
+        ExitCode.INTERNAL,
+        ExitCode.DENIED,
+        ExitCode.CONFIG,
+        ExitCode.FENCED,
+        ExitCode.NO_PROGRESS,
+    }
+)
+PREEMPTED = frozenset({ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED})
+
+
+class Demand(StrEnum):
+    """What the end of a worker asks for."""
+
+    RESTART = "restart"
+    """Here and now; counted."""
+    REJOIN = "rejoin"
+    """Here and now, without being counted: another node leaves."""
+    LEAVE = "leave"
+    """This node goes; others may go on."""
+    STOP = "stop"
+    """A restart here would not help."""
+
+
+def demand_of(exit_code: int, *, is_told: bool, is_alone: bool) -> Demand:
+    """What the exit code of the first failing worker asks for.
+
+    Args:
+        is_told: Whether this node itself was told to go, before the worker ended.
+        is_alone: Whether there is no other node.
+    """
+    if exit_code in PREEMPTED:
+        return Demand.LEAVE if is_told or is_alone else Demand.REJOIN
+    return Demand.STOP if exit_code in _FINAL else Demand.RESTART
+
+
+@dataclass(slots=True)
+class Budget:
+    """Incarnations without a new commit, in a row; preempted ones count for nothing.
+
+    Args:
+        tries: How many there may be.
+        restarts: How many counted restarts there may be in all, if there is a limit.
+    """
+
+    tries: int
+    restarts: int | None = None
+    in_vain: int = 0
+    """Incarnations in a row that have committed nothing."""
+    spent: int = 0
+    """Restarts that were counted."""
+    newest_step: int = -1
+    """The newest committed step that any incarnation has known of."""
+
+    _was_worth_it: bool = False
+
+    def note_progress(self, commits: int, committed_step: int) -> None:
+        """What an incarnation has reached by its end.
+
+        If it resumed from a newer step than was known, the one before has committed that, and did
+        not live to tell.
+        """
+        self._was_worth_it = commits > 0
+        if commits or committed_step > self.newest_step:
+            self.in_vain = 0
+        self.newest_step = max(self.newest_step, committed_step)
+
+    def charge(self) -> None:
+        """That incarnation has ended by a failure."""
+        self.spent += 1
+        if not self._was_worth_it:
+            self.in_vain += 1
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether that many tries were in vain."""
+        return self.in_vain >= self.tries
+
+    @property
+    def is_out_of_restarts(self) -> bool:
+        """Whether the limit in all has been passed."""
+        return self.restarts is not None and self.spent > self.restarts
+
+    @property
+    def pause_seconds(self) -> float:
+        """Before the next try: longer each time, to be gentle on what others share."""
+        pause = _FIRST_PAUSE_SECONDS * 2.0 ** max(0, self.in_vain - 1)
+        return min(pause, LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,106 @@
+"""A worker's first and last words: between the agent that starts it and the script that it runs.
+
+``keepstep run`` starts ``python -m keepstep.launch.worker [-m] SCRIPT ...`` in place of the script.
+The script runs as ``__main__`` all the same; what it raises decides the exit code, and is left in
+torchelastic's error file for the agent.
+"""
+
+import json
+import os
+import runpy
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from keepstep.elastic import watchdog
+from keepstep.elastic.watchdog import Watchdog
+from keepstep.errors import ExitCode, exit_code_of
+from keepstep.processes import die_with
+
+AGENT = "KEEPSTEP_AGENT_PID"
+HEARTBEATS = "KEEPSTEP_HEARTBEATS"
+"""A directory for files of heartbeats, one a rank, named by it."""
+
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run ``[-m] SCRIPT ...`` as the interpreter would."""
+    begin_worker(os.environ)
+    try:
+        _run(arguments)
+    except Exception as error:  # noqa: BLE001  # whatever a script raises
+        note_error(error, os.environ)
+        error.__traceback__ = _of_script(error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(exit_code_of(error))
+
+
+def begin_worker(environ: Mapping[str, str]) -> Watchdog:
+    """Tie this process to its agent, and install its watchdog, for whoever asks; once.
+
+    Without an agent of keepstep's there is no file for heartbeats.
+    """
+    if watchdog.is_installed():
+        return watchdog.installed()
+    if AGENT in environ:
+        die_with(int(environ[AGENT]))
+    elif "TORCHELASTIC_RUN_ID" in environ:
+        die_with(os.getppid())
+    heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None
+    installed = Watchdog(heartbeat=heartbeat)
+    watchdog.install(installed)
+    return installed
+
+
+def note_error(error: BaseException, environ: Mapping[str, str]) -> None:
+    """Leave the error for the agent, in torchelastic's form, unless one is there already."""
+    if _ERROR_FILE not in environ or Path(environ[_ERROR_FILE]).exists():
+        return
+    path = Path(environ[_ERROR_FILE])
+    content = {
+        "message": {
+            "message": f"{type(error).__name__}: {error}",
+            "extraInfo": {
+                "py_callstack": "".join(traceback.format_exception(error)),
+                "timestamp": str(int(time.time())),
+            },
+        }
+    }
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(content))
+        draft.rename(path)
+    except OSError as failure:
+        sys.stderr.write(f"keepstep: the error cannot be left for the agent: {failure}\n")
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["-m"]:
+        sys.argv = list(arguments[1:])
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return
+    sys.argv = list(arguments)
+    sys.path[0] = str(Path(arguments[0]).resolve().parent)
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _of_script(trace: TracebackType | None) -> TracebackType | None:
+    """Without the frames that lead to it; whole, if it was never reached."""
+    ours = (__file__, runpy.__file__)
+    inner = trace
+    while inner is not None and (
+        inner.tb_frame.f_code.co_filename in ours
+        or inner.tb_frame.f_code.co_filename.startswith("<frozen runpy")
+    ):
+        inner = inner.tb_next
+    return inner or trace
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(ExitCode.USAGE)
+    main(sys.argv[1:])

@@ -1,0 +1,61 @@
+"""Going back to an earlier checkpoint: for the best weights, or behind data that did harm."""
+
+import logging
+from dataclasses import dataclass
+
+from keepstep.commit.catalog import Catalog
+from keepstep.commit.layout import CheckpointId
+from keepstep.commit.manifest import Manifest
+from keepstep.commit.rollback import roll_back
+from keepstep.commit.skips import Skip, mark_skip
+from keepstep.commit.starting import announced_start
+from keepstep.state.early_stopping import parse_metric
+from keepstep.storage.base import Storage
+
+logger = logging.getLogger("keepstep.session")
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The checkpoint with the best value of a metric."""
+
+    manifest: Manifest
+    value: float
+
+
+def best_checkpoint(storage: Storage, metric: str) -> Best | None:
+    """Of all that can be resumed from; of equal values the earliest. *Ranks:* coordinator.
+
+    *Raises:* ``ConfigError`` for a metric that is not written ``name:min`` or ``name:max``.
+    """
+    name, goal = parse_metric(metric)
+    catalog = Catalog(storage)
+    best: Best | None = None
+    for candidate in reversed(catalog.candidates()):
+        manifest = catalog.manifest(candidate)
+        value = manifest.metrics.get(name)
+        if value is None:
+            continue
+        if best is None or (value < best.value if goal == "min" else value > best.value):
+            best = Best(manifest, value)
+    return best
+
+
+def go_behind(storage: Storage, skip: Skip, *, reason: str) -> CheckpointId | None:
+    """Mark data to be left out, and have the next start resume from before it.
+
+    Returns the checkpoint that it will resume from; ``None`` if there is none that old: then the
+    newest is resumed from, and only what is still ahead of it is left out.
+
+    *Ranks:* coordinator. *Durability:* as :func:`mark_skip`.
+    """
+    mark_skip(storage, skip, reason=reason)
+    with announced_start(storage) as start:
+        catalog = Catalog(storage)
+        candidates = catalog.candidates()
+        for candidate in candidates:
+            if catalog.manifest(candidate).progress.get("samples", 0) <= skip.start:
+                if candidate != candidates[0]:
+                    roll_back(storage, candidate, start)
+                return candidate
+        return None
