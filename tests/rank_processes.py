@@ -1,5 +1,6 @@
 """Ranks as forked processes, which share the parent's imported torch."""
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -71,6 +72,7 @@ def _rank_main(
 ) -> None:
     import torch.distributed as dist
 
+    faulthandler.enable()  # a rank that dies by itself says where
     try:
         store = dist.TCPStore("127.0.0.1", port, world_size, rank == 0, timedelta(seconds=30))
         dist.init_process_group(

@@ -4,6 +4,7 @@ python tests/multirank/matrix.py             all of them: minutes
 python tests/multirank/matrix.py 'fsdp bf16' only those whose names hold these words
 """
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -214,6 +215,7 @@ def run(cell: Cell, uri: str, *, kill: bool = False) -> list[Any] | None:
 
 
 def _rank_main(rank: int, cell: Cell, uri: str, kill: bool, rendezvous: Path) -> None:
+    faulthandler.enable()
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",

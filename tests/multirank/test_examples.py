@@ -2,7 +2,11 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from keepstep.commit.catalog import Catalog
+from keepstep.storage.local import LocalStorage
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,3 +32,22 @@ def test_the_plain_loop_resumes_alone_and_on_two_ranks(tmp_path: Path) -> None:
     told = run(*torchrun, "examples/plain_loop.py", uri, "80")
     assert told.count("starts at step 70") == 2
     assert told.count("ends at step 80") == 2
+
+
+def test_the_folder_loop_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
+    scratch, uri = str(tmp_path / "scratch"), str(tmp_path / "run")
+    command = [sys.executable, "examples/folder_loop.py", uri, scratch, "1000000"]
+    endless = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    give_up = time.monotonic() + 60
+    while not list(Path(uri).glob("steps/*/manifest.json")):
+        assert time.monotonic() < give_up
+        assert endless.poll() is None
+        time.sleep(0.02)
+    endless.kill()
+    endless.wait()
+    (newest, *_) = Catalog(LocalStorage(uri)).candidates()
+    end = str(newest.step + 40)
+    resumed = run("examples/folder_loop.py", uri, scratch, end)
+    assert f"starts at step {newest.step}" in resumed
+    whole = run("examples/folder_loop.py", str(tmp_path / "whole"), str(tmp_path / "other"), end)
+    assert resumed.splitlines()[-1] == whole.splitlines()[-1]

@@ -22,6 +22,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 # Named by text, so that a verb pays only for what itself imports.
+app.command(
+    "keepstep.cli.run:run", name="run", help="Start a job, as torchrun does.", help_flags=[]
+)
 app.command("keepstep.cli.ls:ls", name="ls", help="List the checkpoints of a run.")
 app.command("keepstep.cli.show:show", name="show", help="Lay out one checkpoint.")
 app.command("keepstep.cli.verify:verify", name="verify", help="Check every byte of checkpoints.")

@@ -5,10 +5,8 @@ workers must not die of it, or torch's ``DataLoader`` raises in the middle of th
 the signals of a notice, and leave when the trainer tells them to, or the kernel once it is gone.
 """
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -17,8 +15,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from keepstep.processes import die_with
+
 _NOTICES = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_PR_SET_PDEATHSIG = 1
 
 
 def read_ahead(
@@ -60,10 +59,8 @@ def _worker_life() -> Any:
 
 def _begin_worker(worker: int, *, trainer: int, dies_with_parent: bool) -> None:
     del worker
-    if dies_with_parent and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != trainer:  # it died before the kernel knew
-            os._exit(1)
+    if dies_with_parent:
+        die_with(trainer)
     for notice in _NOTICES:
         signal.signal(notice, signal.SIG_IGN)
     _obey_termination_from(trainer)

@@ -3,7 +3,6 @@
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType
 
 from keepstep.errors import ConfigError, StorageUnavailable
 
@@ -21,7 +20,7 @@ def serve_until_told(host: str, port: int, announce: Callable[[int], None]) -> N
     """
     told = threading.Event()
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(*_: object) -> None:
         told.set()
 
     for number in _STOPPING:
@@ -44,7 +43,13 @@ def ask(host: str, port: int) -> None:
 
     *Blocks:* a few seconds. *Raises:* StorageUnavailable if none does.
     """
-    from keepstep.elastic.rendezvous.link import STORE_ERRORS, Endpoint, connect, is_answering
+    from keepstep.elastic.rendezvous.link import (
+        STORE_ERRORS,
+        Endpoint,
+        connect,
+        first_line,
+        is_answering,
+    )
 
     endpoint = Endpoint(host or "localhost", port)
     try:
@@ -53,6 +58,6 @@ def ask(host: str, port: int) -> None:
         connect(endpoint).add("keepstep/health", 1)
     except STORE_ERRORS as error:
         raise StorageUnavailable(
-            f"no rendezvous store answers at {endpoint}: {str(error).splitlines()[0]}. "
+            f"no rendezvous store answers at {endpoint}: {first_line(error)}. "
             "Start one there with `keepstep store`"
         ) from error

@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousHandler,
     RendezvousInfo,
@@ -88,6 +89,7 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         SystemExit(0) once the job is complete, because nothing is left to do.
         """
         self._store = None  # the workers that used it are gone
+        logger.info("%s waits for round %d or later", address_of(self._node), self._round + 1)
         give_up = time.monotonic() + self._settings.join_timeout
         while True:
             roster = self._await_round(give_up)
@@ -141,6 +143,10 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         if self._is_left:
             return True
         self._is_left = True
+        known = self._keeper.sight
+        if not known.is_connected and self._node not in known.roster.nodes and not is_complete:
+            self._keeper.stop()  # nobody has heard of this node
+            return True
         self._keeper.want(Wish(is_leaving=True, is_complete=is_complete))
         give_up = time.monotonic() + _LEAVE_SECONDS
         sight = self._keeper.sight
@@ -148,14 +154,19 @@ class KeepstepRendezvousHandler(RendezvousHandler):
             sight = self._keeper.wait(give_up - time.monotonic())
         self._keeper.stop()
         self._store = None
-        return self._has_left(sight, is_complete=is_complete)
+        has_left = self._has_left(sight, is_complete=is_complete)
+        if has_left:
+            logger.info("left run %s%s", self._run_id, ", which is complete" * is_complete)
+        else:
+            logger.warning("left run %s without a word: %s", self._run_id, sight.trouble)
+        return has_left
 
     def _has_left(self, sight: Sight, *, is_complete: bool) -> bool:
         roster = sight.roster
-        is_told = roster.is_complete or not is_complete
         if roster.is_complete and not sight.is_connected:
             return True  # whoever hosted the store has gone, as all do now
-        return sight.is_connected and is_told and self._node not in roster.nodes
+        is_told = roster.is_complete or not is_complete
+        return sight.is_connected and sight.wish.is_leaving and is_told
 
     def _await_round(self, give_up: float) -> Roster:
         """Join; the first round later than the last one that this node is in."""
@@ -164,6 +175,8 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         sight = self._keeper.sight
         while True:
             roster = sight.roster
+            if self._is_left:
+                raise RendezvousClosedError(f"this node has left run {self._run_id}")
             if roster.is_complete:
                 logger.warning("run %s is complete: nothing is left to do", self._run_id)
                 raise SystemExit(0)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from keepstep.elastic.rendezvous.link import STORE_ERRORS, Link
+from keepstep.elastic.rendezvous.link import STORE_ERRORS, Link, first_line
 from keepstep.elastic.rendezvous.liveness import Liveness
 from keepstep.elastic.rendezvous.roster import Roster, in_words, restored
 from keepstep.elastic.rendezvous.rules import Bounds, Times, may_call, may_form
@@ -47,6 +47,8 @@ class Sight:
     is_connected: bool = False
     lost_since: float = 0.0
     trouble: str = "not connected yet"
+    wish: Wish = Wish()
+    """Of this node, as far as the roster shows it."""
 
 
 class Keeper:
@@ -80,6 +82,7 @@ class Keeper:
         self._changed = threading.Condition()
         self._hurry = threading.Event()
         self._thread_number = 0
+        self._is_stopped = False
         self._busy_since: float | None = None
         self._start_thread()
 
@@ -102,6 +105,7 @@ class Keeper:
 
     def stop(self) -> None:
         """End the thread; one that hangs is left behind."""
+        self._is_stopped = True
         self._thread_number += 1
         self._hurry.set()
         self._thread.join(timeout=2.0)
@@ -115,7 +119,7 @@ class Keeper:
         self._thread.start()
 
     def _replace_hung_thread(self) -> None:
-        busy_since = self._busy_since
+        busy_since = None if self._is_stopped else self._busy_since
         if busy_since is not None and time.monotonic() - busy_since > _HUNG_SECONDS:
             self._note_trouble(f"the store has not answered for {_HUNG_SECONDS:g} s")
             self._start_thread()
@@ -130,7 +134,8 @@ class Keeper:
             try:
                 if link is None:
                     link = self._dial()
-                    self._liveness.pardon(time.monotonic() + _PARDON_SECONDS)
+                    if self._known is not None:
+                        self._liveness.pardon(time.monotonic() + _PARDON_SECONDS)
                 if time.monotonic() - beaten_at >= self._settings.heartbeat_interval:
                     link.beat(self._node)
                     beaten_at = time.monotonic()
@@ -141,7 +146,7 @@ class Keeper:
                 if thread_number != self._thread_number:
                     return
                 link = None
-                self._note_trouble(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+                self._note_trouble(first_line(error))
                 pause = back_off = min(2 * back_off, _LONGEST_BACK_OFF_SECONDS)
             if thread_number == self._thread_number:
                 self._busy_since = None
@@ -165,23 +170,23 @@ class Keeper:
             return
         silent = self._liveness.look(beats, time.monotonic()) - {self._node}
         while thread_number == self._thread_number:
-            times = self._times(roster)
-            wanted = self._improved(roster, silent, times)
+            with self._changed:
+                wish = self._wish
+            wanted = self._improved(roster, silent, wish)
             if found == wanted or link.replace(found, wanted):
-                self._show(wanted, self._times(wanted))
+                self._show(wanted, self._times(wanted), wish)
                 return
             found = link.read()  # another node was quicker
             roster = restored(self._known, found)
 
-    def _improved(self, roster: Roster, silent: frozenset[str], times: Times) -> Roster:
+    def _improved(self, roster: Roster, silent: frozenset[str], wish: Wish) -> Roster:
         """The roster as it should be, as far as this node has a say in it."""
         lost = silent & set(roster.nodes)
         if lost:
             logger.warning("no sign of life from %s: taken for dead", in_words(lost))
             roster = roster.without(lost)
-        with self._changed:
-            wish = self._wish
         roster = _granted(roster, self._node, wish)
+        times = self._times(roster)
         if self._node in roster.joining and may_form(roster, self._bounds, times, self._settings):
             return roster.with_round_formed(self._bounds.max_nodes)
         if self._node in roster.members and may_call(roster, self._bounds, times, self._settings):
@@ -198,12 +203,12 @@ class Keeper:
         departure = self._departure[1] if self._departure else None
         return Times(now, dict(self._arrivals), departure, self._committed_at())
 
-    def _show(self, roster: Roster, times: Times) -> None:
+    def _show(self, roster: Roster, times: Times, wish: Wish) -> None:
         with self._changed:
             if not self._sight.is_connected and self._known is not None:
                 logger.warning("the rendezvous store is back")
             self._known = roster
-            self._sight = Sight(roster, times, is_connected=True, trouble="")
+            self._sight = Sight(roster, times, is_connected=True, trouble="", wish=wish)
             self._changed.notify_all()
 
     def _note_trouble(self, trouble: str) -> None:

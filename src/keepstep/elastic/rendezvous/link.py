@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from torch.distributed import Store, TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported without saying so
+from torch.distributed.distributed_c10d import Store
 
 from keepstep.elastic.rendezvous.roster import Roster
 
@@ -45,7 +46,14 @@ class Link:
         """The roster in the store; None if there is none."""
         if not self._store.check([self._roster_key]):
             return None
-        return Roster.from_json(self._store.get(self._roster_key).decode())
+        text = self._store.get(self._roster_key).decode()
+        try:
+            return Roster.from_json(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self._roster_key} in the store is no roster of this keepstep ({error}): run the "
+                "same version on all nodes, or another --rdzv-id"
+            ) from error
 
     def replace(self, expected: Roster | None, wanted: Roster) -> bool:
         """Put ``wanted`` in the place of ``expected``; False if something else was there."""
@@ -147,6 +155,11 @@ def _listener(bind: str, port: int) -> socket.socket:
             ("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
         )
     return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+def first_line(error: Exception) -> str:
+    """Of what torch's errors say; a stack of C++ frames follows it."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def is_answering(endpoint: Endpoint) -> bool:

@@ -25,6 +25,7 @@ class Liveness:
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
         self._pulses: dict[str, _Pulse] = {}
+        self._pardoned_until = float("-inf")
 
     def look(self, counts: Mapping[str, int], now: float) -> frozenset[str]:
         """Take note of the counters of all nodes; which of the nodes are silent."""
@@ -38,8 +39,7 @@ class Liveness:
 
     def pardon(self, until: float) -> None:
         """Count no silence before ``until``: the counters could not be raised or read."""
-        for pulse in self._pulses.values():
-            pulse.seen_at, pulse.looks = max(pulse.seen_at, until), 0
+        self._pardoned_until = until
 
     def _next_pulse(self, pulse: _Pulse | None, count: int, now: float) -> _Pulse:
         if pulse is None or pulse.count != count:
@@ -48,4 +48,5 @@ class Liveness:
         return pulse
 
     def _is_silent(self, pulse: _Pulse, now: float) -> bool:
-        return pulse.looks >= _LOOKS and now - pulse.seen_at >= self._timeout_seconds
+        since = max(pulse.seen_at, self._pardoned_until)
+        return pulse.looks >= _LOOKS and now - since >= self._timeout_seconds

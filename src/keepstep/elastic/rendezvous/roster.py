@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,11 @@ class Roster:
     @classmethod
     def from_json(cls, text: str) -> "Roster":
         """*Raises:* ValueError, TypeError if this is no roster."""
-        fields = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(text).items()
+        }
+        return cls(**fields)
 
 
 def restored(known: Roster | None, found: Roster | None) -> Roster:

@@ -61,6 +61,8 @@ def may_call(roster: Roster, bounds: Bounds, times: Times, settings: Settings) -
 
 def reason_to_rejoin(roster: Roster, node: str, round_number: int, times: Times) -> str | None:
     """Why a member of this round should stop its workers and join the next; None: train on."""
+    if roster.is_complete:
+        return None  # whoever is still at it may end in peace
     if roster.round != round_number:
         return f"round {roster.round} has been formed without this node"
     if node not in roster.members:
