@@ -141,7 +141,9 @@ def train(rank: int, uri: str, cell: Cell, kill: bool) -> dict[str, Any]:
     model = sharded(net, cell)
     optim = optimizer_of(model, cell)
     sched = torch.optim.lr_scheduler.CosineAnnealingLR(optim, 20)
-    scaler = torch.amp.GradScaler("cpu", enabled=cell.precision == "fp16", growth_interval=3)
+    scaler = torch.amp.GradScaler(
+        "cpu", init_scale=256.0, growth_interval=3, enabled=cell.precision == "fp16"
+    )
     torch.manual_seed(100 + rank)
     data = torch.utils.data.TensorDataset(torch.randn(40, 4, generator=torch.manual_seed(9)))
     torch.manual_seed(100 + rank)
@@ -168,8 +170,16 @@ def train(rank: int, uri: str, cell: Cell, kill: bool) -> dict[str, Any]:
                 optim.zero_grad(set_to_none=True)
             session.tick(samples=microbatch * world_size * cell.accumulation)
     state = full_state(model=model, optim=optim)
+    if session.step - min(seen) > 1 and not _is_trained(state):
+        msg = "no step was taken: there is nothing to compare"
+        raise AssertionError(msg)
     state |= {"sched": sched.state_dict(), "scaler": scaler.state_dict(), "rng": torch.rand(4)}
     return {"seen": seen, "state": state}
+
+
+def _is_trained(state: dict[str, Any]) -> bool:
+    """Whether the optimizer has state: a scaler may have skipped every step."""
+    return any(name.startswith(".optim.state.last.weight") for name in state)
 
 
 def accumulate(

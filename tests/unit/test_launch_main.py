@@ -100,3 +100,10 @@ def test_a_loss_that_leaps_ends_the_job_and_the_restart_leaves_the_data_out(tmp_
     (mark,) = (tmp_path / "run" / "skips").iterdir()
     start, stop = (int(part) for part in mark.stem.split("-"))
     assert stop - start == 8
+
+
+def test_a_commit_is_told_to_the_agent_that_asks_for_it(tmp_path: Path) -> None:
+    mark = tmp_path / "committed"
+    job = launch(tmp_path, *SMALL, "--uri", "run", KEEPSTEP_COMMIT_MARK=str(mark))
+    assert job.returncode == 0, job.stderr
+    assert mark.exists()

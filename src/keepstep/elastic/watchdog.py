@@ -7,7 +7,7 @@ processes that cannot end themselves.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +60,13 @@ class Watchdog:
         heartbeat: Path | None = None,
         *,
         is_armed: bool = True,
+        on_commit: Callable[[], None] | None = None,
     ) -> None:
         self.policy = policy
         self.is_armed = is_armed
         self.longest: dict[str, float] = {}
         """Seconds that each section took at most, so far."""
+        self._on_commit = on_commit
         self._beats = Heartbeat(heartbeat) if heartbeat else None
         self._heartbeat = heartbeat
         self._deadline: Deadline | None = None
@@ -127,6 +129,8 @@ class Watchdog:
         self._commits += is_new
         if self._beats is not None:
             self._beats.commit(self._commits, step)
+        if is_new and self._on_commit is not None:
+            self._on_commit()
 
     def told(self) -> None:
         """This process will be stopped."""

@@ -12,12 +12,14 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from keepstep.elastic import watchdog
 from keepstep.elastic.watchdog import Watchdog
 from keepstep.errors import ExitCode, exit_code_of
+from keepstep.launch.env import tell_agent_of_commit
 from keepstep.processes import die_with
 
 AGENT = "KEEPSTEP_AGENT_PID"
@@ -51,7 +53,7 @@ def begin_worker(environ: Mapping[str, str]) -> Watchdog:
     elif "TORCHELASTIC_RUN_ID" in environ:
         die_with(os.getppid())
     heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None
-    installed = Watchdog(heartbeat=heartbeat)
+    installed = Watchdog(heartbeat=heartbeat, on_commit=partial(tell_agent_of_commit, environ))
     watchdog.install(installed)
     return installed
 
