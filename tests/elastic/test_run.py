@@ -201,3 +201,21 @@ def test_a_poisoned_step_ends_the_trainer_and_the_last_commit_is_named(
     assert failure["first"]["error"].startswith("FailpointError")
     assert failure["last_committed_step"] == 20
     assert len(failure["restarts"]) == 3, "after a try that was worth it, and two that were not"
+
+
+@pytest.mark.long
+def test_a_newest_checkpoint_that_kills_every_start_is_stepped_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = "step.after=kill@rank:1@step:25;load.middle=kill@step:20@restart:any"
+    monkeypatch.setenv("KEEPSTEP_FAILPOINTS", kills)
+    with launch(tmp_path, *_TRAINER) as job:
+        assert job.end() == ExitCode.OK, job.log
+        assert "steps over the newest checkpoint" in job.log
+        assert "resumed from step 10 " in job.log
+        assert "committed=60" in job.log
+        failure = job.failure
+    assert failure["last_committed_step"] == 20
+    assert len(failure["restarts"]) == 2, "one after a commit, one in vain; then the last try"
+    (mark,) = (tmp_path / "run" / "quarantine").iterdir()
+    assert mark.name.startswith("000000000020-g000001")

@@ -177,3 +177,37 @@ def test_the_loop_may_count_its_steps_by_tick(run_ranks: RunRanks, tmp_path: Pat
             session.save_dir(folder, step=session.step + 1).committed()
     assert session.latest is not None
     assert session.latest.step == 3
+
+
+def test_a_tick_saves_nothing_beside_the_folders(tmp_path: Path) -> None:
+    folder, uri = write(tmp_path / "out"), str(tmp_path / "run")
+    with keepstep.open(uri, every=1) as session:
+        session.fetch(tmp_path / "scratch")
+        session.tick()
+        session.save_dir(folder).committed()
+        session.tick()
+        with pytest.raises(ConfigError, match="save_dir"):
+            session.save()
+    with keepstep.open(uri) as session:
+        assert session.fetch(tmp_path / "scratch") is not None
+        assert session.step == 1
+
+
+def test_a_folder_that_is_saved_after_the_stop_counts(tmp_path: Path) -> None:
+    folder = write(tmp_path / "out")
+    with keepstep.open(str(tmp_path / "run")) as session:
+        session.fetch(tmp_path / "scratch")
+        session.request_stop("enough")
+        stop = session.tick()
+        assert stop is not None
+        assert not stop.is_committed
+        session.save_dir(folder)
+    assert session.stopped is not None
+    assert session.stopped.is_committed
+
+
+def test_a_session_that_restored_keeps_no_folders(tmp_path: Path) -> None:
+    with keepstep.open(str(tmp_path / "run")) as session:
+        session.restore()
+        with pytest.raises(ConfigError, match="fetch"):
+            session.save_dir(tmp_path)

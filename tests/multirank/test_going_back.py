@@ -38,6 +38,20 @@ def test_the_best_weights_come_back_and_the_step_stays(tmp_path: Path) -> None:
         assert session.load_best("accuracy:max") is None
 
 
+def test_a_checkpoint_that_cannot_be_read_is_not_the_best(tmp_path: Path) -> None:
+    session, _ = begin(str(tmp_path))
+    with session:
+        session.restore()
+        for value in (0.2, 0.5):
+            session.tick(val_loss=value)
+            session.save().committed()
+        first = Catalog(LocalStorage(tmp_path)).candidates()[-1]
+        (tmp_path / first.key("manifest.json")).write_bytes(b"rubbish")
+        best = session.load_best("val_loss:min", only=["model"])
+        assert best is not None
+        assert best.step == 2
+
+
 def spike(rank: int, uri: str) -> str:
     session, _ = begin(uri, mode="sync")
     with session:

@@ -233,6 +233,15 @@ def test_only_what_is_named_is_restored(run_ranks: RunRanks, tmp_path: Path) -> 
         assert_equal({name: value}, {name: expected[name]})
 
 
+def test_a_slip_of_the_pen_does_not_restore_nothing(run_ranks: RunRanks, tmp_path: Path) -> None:
+    run_ranks(1, save, str(tmp_path), "none")
+    for slip in ("modle", "model.haed", "model.trunk.w"):
+        with open_session(str(tmp_path)) as session:
+            session.track(model=Net(2))
+            with pytest.raises(ConfigError, match=f"only= names '{slip}'"):
+                session.restore(only=[slip])
+
+
 def test_another_dtype_is_converted_on_request_alone(run_ranks: RunRanks, tmp_path: Path) -> None:
     def refused(rank: int) -> str:
         model = Net(2).bfloat16()

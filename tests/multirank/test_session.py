@@ -65,6 +65,16 @@ def test_one_rank_that_wants_to_stop_stops_all_after_a_commit(
     assert steps_in(tmp_path) == [4]
 
 
+def test_a_stop_whose_save_fails_is_tried_again_on_the_way_out(
+    run_ranks: RunRanks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepstep.session.saves._PAUSE_SECONDS", 0.01)
+    rules, options = "write.middle=raise:ENOSPC@rank:1@step:4", {"failed_saves_allowed": 99}
+    stops = run_ranks(2, run, str(tmp_path), 9, 100, rules, options)
+    assert stops == [keepstep.Stop("enough", 4, is_committed=False)] * 2
+    assert steps_in(tmp_path) == [4]
+
+
 @pytest.mark.parametrize("site", ["stage.before", "write.middle", "write.after", "arrive.before"])
 def test_a_full_disk_on_one_rank_costs_one_save_and_training_goes_on(
     run_ranks: RunRanks, tmp_path: Path, site: str

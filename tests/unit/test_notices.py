@@ -1,11 +1,13 @@
 """Notices of preemption: from signals, a file, and the clouds' metadata services."""
 
 import math
+import multiprocessing
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -100,12 +102,18 @@ from keepstep.elastic.preemption import NoticeSources, Preemption
 with Preemption(NoticeSources(grace_seconds=float(sys.argv[2]))) as preemption:
     if sys.argv[1] != "early":
         preemption.take_over()
+    if sys.argv[1] == "committed":
+        preemption.committed()
     heard = threading.Event()
     preemption.notices.listen(lambda notice: print(notice.source, flush=True))
     print("ready", flush=True)
     if sys.argv[1] == "deaf":
         import ctypes
         ctypes.PyDLL(None).usleep(60_000_000)  # keeps the interpreter's lock
+    if sys.argv[1] == "failing":
+        while preemption.notice is None:
+            time.sleep(0.05)
+        preemption.fail(ValueError("of the loop"))
     if sys.argv[1] == "busy":
         import ctypes
         ctypes.CDLL(None).usleep(60_000_000)  # the main thread hears nothing
@@ -151,6 +159,34 @@ def test_a_process_that_does_not_leave_in_time_says_so_in_its_exit_code(
     process.communicate()
 
 
+def test_what_is_committed_counts_whatever_ends_the_process(
+    child: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = child("committed", 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == ExitCode.PREEMPTED
+    process.communicate()
+
+
+def test_an_error_after_a_notice_is_told(child: Callable[..., subprocess.Popen[str]]) -> None:
+    process = child("failing", 600)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.PREEMPTED_UNSAVED
+    assert "ValueError: of the loop" in told
+
+
+def test_a_notice_during_a_save_leaves_it_all_its_time() -> None:
+    with Preemption(NoticeSources(signals=False)) as preemption:
+        preemption.take_over()
+        for _ in range(2):
+            preemption.agreed(save_seconds=1.0)
+        with preemption.patient():
+            preemption.notices.post("SIGTERM", grace_seconds=600)
+        assert preemption._timer is not None
+        assert preemption._timer.interval > 500
+
+
 def test_a_signal_that_comes_again_later_means_now(
     child: Callable[..., subprocess.Popen[str]],
 ) -> None:
@@ -172,6 +208,31 @@ def test_before_training_there_is_nothing_to_save(
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == ExitCode.PREEMPTED
     process.communicate()
+
+
+def _say_and_wait(pipe: Connection) -> None:
+    pipe.send("ready")
+    pipe.recv()
+
+
+def test_what_ends_a_forked_process_is_no_notice_to_this_one() -> None:
+    with Preemption(NoticeSources()) as preemption:
+        preemption.take_over()
+        heard = threading.Event()
+        preemption.notices.listen(lambda notice: heard.set())
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        child = context.Process(target=_say_and_wait, args=(theirs,))
+        child.start()
+        assert ours.recv() == "ready"
+        child.terminate()
+        child.join(10)
+        assert child.exitcode == -signal.SIGTERM
+        assert not heard.is_set()
+        signal.raise_signal(signal.SIGUSR1)
+        assert heard.wait(10)
+        assert preemption.notice is not None
+        assert preemption.notice.source == "SIGUSR1"
 
 
 def test_handlers_of_others_are_left_alone_and_ours_are_taken_back() -> None:

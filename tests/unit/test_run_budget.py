@@ -84,3 +84,35 @@ def test_pauses_are_short_at_first_grow_and_have_a_limit() -> None:
         pauses.append(budget.pause_seconds)
     assert pauses[:3] == [0.5, 1.0, 2.0]
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("tries", "starts", "steps_over"),
+    [
+        (3, [True, True], True),
+        (3, [True], False),
+        (3, [False, True], False),
+        (3, [True, False], False),
+        (4, [False, True, True], True),
+        (4, [True, True], False),
+        (2, [True], False),
+    ],
+)
+def test_the_last_try_steps_over_what_kills_every_start(
+    tries: int, starts: list[bool], *, steps_over: bool
+) -> None:
+    budget = Budget(tries=tries)
+    for died_of_start in starts:
+        assert not budget.take_step_over()
+        budget.note_progress(0, -1)
+        budget.charge(died_of_start=died_of_start)
+    assert budget.take_step_over() == steps_over
+    assert not budget.take_step_over(), "said once"
+
+
+def test_the_last_restart_of_all_steps_over_too() -> None:
+    budget = Budget(tries=9, restarts=2)
+    for _ in range(2):
+        budget.note_progress(0, -1)
+        budget.charge(died_of_start=True)
+    assert budget.take_step_over()

@@ -1,6 +1,8 @@
 """The image of a shard file: the same bytes from the tensors, from a staged copy, in any pieces."""
 
 import io
+import mmap
+import os
 import threading
 from typing import Any
 
@@ -207,6 +209,19 @@ def test_parts_of_tensors_are_copied_in_row_major_order(fqn: str, piece_bytes: i
         copy_bytes(tensor, start, buffer, start, size_bytes)
     assert bytes(buffer.view[: len(expected)]) == expected
     assert b"".join(bytes(piece) for _, piece in host_pieces(tensor)) == expected
+
+
+def test_the_end_of_a_buffer_in_a_forked_process_leaves_other_memory_alone() -> None:
+    buffer = HostBuffer(32 << 20)
+    buffer.view[:4] = b"ours"
+    if (child := os.fork()) == 0:
+        with memoryview(mmap.mmap(-1, 32 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON)) as other:
+            other[:5] = b"other"
+            is_wiped = buffer.view[:4] == bytes(4)
+            buffer.close()
+            os._exit(0 if is_wiped and other[:5] == b"other" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert buffer.view[:4] == b"ours"
 
 
 def test_a_slab_is_waited_for_and_made_once(slabs: Slabs) -> None:

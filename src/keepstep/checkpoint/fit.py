@@ -73,9 +73,10 @@ def fit_state(
         is_partial: Leave out what was saved of objects that are not tracked.
 
     *Ranks:* local. *Raises:* ``StateMismatchError`` with a table of every difference that the
-    selection does not allow.
+    selection does not allow; ``ConfigError`` if ``only`` names what is on neither side.
     """
     metadata = reader.read_metadata()
+    _check_only(selection, metadata, state, where=where)
     fit = Fit(metadata) if selection.takes_all else _select(metadata, state, selection)
     present = {
         path: spec
@@ -105,6 +106,18 @@ def fit_state(
     if not differences:
         return fit
     return replace(fit, casts=_casts(fit, casts, state), left=tuple(left))
+
+
+def _check_only(selection: Selection, metadata: Metadata, state: Comparable, *, where: str) -> None:
+    """A slip of the pen must not pass for the wish that nothing be loaded."""
+    there = (selection.renamed(_dotted(path)) for _, path in _paths(metadata))
+    names = {*there, *map(_dotted, state.expected())} if selection.only else ()
+    for pattern in selection.idle(names):
+        name = pattern.partition(".")[0]
+        if not state.tracks(name) or (state.tracks_module(name) and pattern != name):
+            raise ConfigError(
+                f"only= names {pattern!r}, which is neither in {where} nor in the tracked objects"
+            )
 
 
 def _select(metadata: Metadata, state: Comparable, selection: Selection) -> Fit:

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import mmap
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
@@ -15,14 +16,12 @@ logger = logging.getLogger("keepstep.checkpoint")
 SMALL_BYTES = 64 << 10
 _BOUNCE_BYTES = 8 << 20
 _TOUCHED_BYTES = 256 << 20
-_ADVICE = [
-    getattr(mmap, name)
-    for name in (
-        "MADV_HUGEPAGE",
-        "MADV_DONTFORK",  # a loader's worker must not keep the pages, nor make ours be copied
-    )
-    if hasattr(mmap, name)
-]
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK; Python has no name for it
+# A loader's worker must not keep the pages, nor make ours be copied. But the addresses stay taken
+# there: were they free (MADV_DONTFORK), a buffer's end would unmap what has come to lie at them.
+_ADVICE = [_WIPE_ON_FORK] if sys.platform == "linux" else []
+if hasattr(mmap, "MADV_HUGEPAGE"):
+    _ADVICE.append(mmap.MADV_HUGEPAGE)
 _PORTABLE = 1  # cudaHostRegisterPortable: pinned for every device
 
 

@@ -1,7 +1,7 @@
 """What of a checkpoint is wanted, and under which names, when it is not wanted as it is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -67,6 +67,11 @@ class Selection:
         """Whether an entry, by its name here, is to come from the checkpoint."""
         is_meant = not self.only or any(_matches(name, pattern) for pattern in self.only)
         return is_meant and not self.skips(name)
+
+    def idle(self, names: Iterable[str]) -> list[str]:
+        """Patterns of ``only`` that mean none of these entries."""
+        known = list(names)
+        return [one for one in self.only if not any(_matches(name, one) for name in known)]
 
     def tolerates(self, difference: str) -> bool:
         """Whether an entry that differs in this way stays as it is, instead of an error."""

@@ -25,6 +25,7 @@ RESERVED = frozenset(
         "KEEPSTEP_COMMIT_MARK",
         "KEEPSTEP_AGENT_PID",
         "KEEPSTEP_HEARTBEATS",
+        "KEEPSTEP_STEP_OVER",
     }
 )
 """Variables of keepstep that are not settings."""

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,21 @@ def read_ahead(
         pin_memory=torch.cuda.is_available() and torch.cuda.is_initialized(),
         generator=torch.Generator(),  # or it would draw from the trainer's
     )
-    return iter(loader)
+    with _termination_blocked():
+        return iter(loader)
+
+
+@contextmanager
+def _termination_blocked() -> Iterator[None]:
+    """Let workers begin with it blocked: a notice must not end one that is still being set up.
+
+    It is for this thread alone; others of this process go on hearing it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -25,6 +25,7 @@ _COMMITS = 5
 _COMMITTED_STEP = 6
 _TOLD = 7
 _PID = 8
+_STARTING = 9
 
 _READS = 100
 
@@ -46,6 +47,8 @@ class Beat:
     """Of the newest, or of the one it resumed from; -1 if there is none."""
     told_ns: int
     """When the process was told that it will be stopped; 0 if it was not."""
+    is_starting: bool
+    """Whether it has begun to load, and has made no step since."""
 
 
 class Heartbeat:
@@ -81,6 +84,10 @@ class Heartbeat:
         numbers[_COMMITTED_STEP] = step
         numbers[_SEQUENCE] += 1
 
+    def start(self, *, is_over: bool) -> None:
+        """A load begins; or, if the start is over, the first step after it has been made."""
+        self._numbers[_STARTING] = not is_over
+
     def tell(self, told_ns: int) -> None:
         """This process will be stopped. From any thread."""
         self._numbers[_TOLD] = told_ns
@@ -93,7 +100,7 @@ def read_beat(path: Path) -> Beat | None:
             for _ in range(_READS):
                 if beat := _consistent(map_):
                     return beat
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # whatever it is: the agent's eye must not close
         pass
     return None
 
@@ -126,4 +133,5 @@ def _consistent(map_: mmap.mmap) -> Beat | None:
         commits=numbers[_COMMITS],
         committed_step=numbers[_COMMITTED_STEP],
         told_ns=numbers[_TOLD],
+        is_starting=bool(numbers[_STARTING]),
     )

@@ -1,9 +1,12 @@
 """Leaving in time: notices from wherever they come, and a last resort when the time is over."""
 
+import logging
 import math
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +16,8 @@ from keepstep.elastic.notices import Notice, Notices
 from keepstep.elastic.probes import Cloud, FileProbe, Probe, ProbeThread, cloud_probe
 from keepstep.elastic.signals import SignalListener, can_listen, leave
 from keepstep.errors import ExitCode
+
+logger = logging.getLogger("keepstep.elastic")
 
 _MARGIN_SECONDS = 0.5
 """What ending takes; force is used at the deadline."""
@@ -65,6 +70,9 @@ class Preemption:
         self.notices = Notices()
         self._is_taken_over = False
         self._is_failing = False
+        self._is_patient = False
+        self._code = ExitCode.PREEMPTED_UNSAVED
+        """What a last resort ends the process with."""
         self._agreed_at: float | None = None
         self._between: deque[float] = deque(maxlen=_REMEMBERED)
         self._save_seconds = 0.0
@@ -112,12 +120,29 @@ class Preemption:
                 notice.remaining_seconds - _MARGIN_SECONDS, notice, "this rank is not through"
             )
 
-    def fail(self) -> None:
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """What goes on in the block, as a save, takes longer than a step.
+
+        A notice that comes meanwhile leaves it all the time there is.
+        """
+        before, self._is_patient = self._is_patient, True
+        try:
+            yield
+        finally:
+            self._is_patient = before
+
+    def committed(self) -> None:
+        """The step at which all leave is: whatever ends this process now, nothing is lost."""
+        self._code = ExitCode.PREEMPTED
+
+    def fail(self, error: BaseException) -> None:
         """The session ends by an error: from here on a notice ends the process at once."""
         with self._lock:
             self._is_failing = True
         if (notice := self.notices.first) is not None:
-            leave(ExitCode.PREEMPTED_UNSAVED, f"{notice.source}, and training has failed")
+            logger.error("training has failed", exc_info=error)  # or nobody would know
+            leave(self._code, f"{notice.source}, and training has failed")
 
     def close(self) -> None:
         """Listen no more, and let the deadline pass."""
@@ -145,8 +170,9 @@ class Preemption:
             if not self._is_taken_over:
                 leave(ExitCode.PREEMPTED, f"{notice.source} before training began: nothing is lost")
             if self._is_failing:
-                leave(ExitCode.PREEMPTED_UNSAVED, f"{notice.source}, and training has failed")
-            patience = max(_SHORTEST_ANSWER_SECONDS, _SLOWER * max(self._between, default=math.inf))
+                leave(self._code, f"{notice.source}, and training has failed")
+            slowest = math.inf if self._is_patient else max(self._between, default=math.inf)
+            patience = max(_SHORTEST_ANSWER_SECONDS, _SLOWER * slowest)
             last = notice.remaining_seconds - _MARGIN_SECONDS
             if last > self._save_seconds:  # else there is no time for a save, only for good-byes
                 last -= self._save_seconds
@@ -155,7 +181,7 @@ class Preemption:
     def _end_in(self, seconds: float, notice: Notice, why: str) -> None:
         """Set the last resort, in the place of an earlier one."""
         message = f"{notice.source} came, and {why} after {max(seconds, 0.0):.1f} s"
-        timer = threading.Timer(max(seconds, 0.0), leave, [ExitCode.PREEMPTED_UNSAVED, message])
+        timer = threading.Timer(max(seconds, 0.0), lambda: leave(self._code, message))
         timer.daemon = True
         with self._lock:
             if self._timer is not None:
@@ -164,4 +190,4 @@ class Preemption:
             timer.start()
 
     def _leave_at_once(self, name: str) -> None:
-        leave(ExitCode.PREEMPTED_UNSAVED, f"{name} came again")
+        leave(self._code, f"{name} came again")

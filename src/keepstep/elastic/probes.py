@@ -165,7 +165,7 @@ class ProbeThread:
     def _look(self, probe: Probe) -> None:
         try:
             seconds = probe.look()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever is answered, it is asked again
             if probe.name not in self._silent:
                 logger.warning("%s cannot be asked, and is asked again: %s", probe.name, error)
             self._silent.add(probe.name)

@@ -54,14 +54,24 @@ class SignalListener:
         self._handlers_before = {number: signal.signal(number, _do_nothing) for number in signals}
         self._thread = threading.Thread(target=self._listen, name="keepstep-signals", daemon=True)
         self._thread.start()
+        _open.add(self)
 
     def close(self) -> None:
         """Leave signals to whoever had them before."""
+        _open.discard(self)
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup_before)
         self._theirs.close()
         self._thread.join(timeout=5)
+        self._ours.close()
+
+    def forget(self) -> None:
+        """Listen no more in a process that was forked: its socket is the other one's as well."""
+        for number, handler in self._handlers_before.items():
+            if signal.getsignal(number) is _do_nothing:
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._theirs.close()
         self._ours.close()
 
     def _listen(self) -> None:
@@ -77,6 +87,20 @@ class SignalListener:
             self._notices.post(name, grace_seconds=self._grace_seconds)
         elif now - self._heard_at > _ECHO_SECONDS:
             self._at_once(name)
+
+
+_open: set[SignalListener] = set()
+
+
+def _forget_all() -> None:
+    """Else a pool that ends its forked workers would seem to have been told to go itself."""
+    if _open:
+        signal.set_wakeup_fd(-1)
+    while _open:
+        _open.pop().forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def can_listen(signals: Iterable[signal.Signals] = PREEMPTING) -> bool:

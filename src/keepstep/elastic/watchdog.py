@@ -95,6 +95,8 @@ class Watchdog:
         """A step has ended. All but the first are learned from: that one warms things up."""
         if self._open and self._open[0].name == STEP:
             self._learn(self._open[0])
+        elif self._beats is not None:
+            self._beats.start(is_over=True)
         self.begin(STEP, step=step)
 
     @contextmanager
@@ -108,6 +110,8 @@ class Watchdog:
             is_typical: Otherwise it is not learned from.
         """
         section = _Section(name, at_least_seconds)
+        if name == LOAD and self._beats is not None:
+            self._beats.start(is_over=False)
         self._pause()
         self._open.append(section)
         self._enter()

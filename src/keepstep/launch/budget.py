@@ -8,6 +8,9 @@ from keepstep.errors import ExitCode
 LONGEST_PAUSE_SECONDS = 60.0
 _FIRST_PAUSE_SECONDS = 0.5
 
+_DEADLY_STARTS = 2
+"""So many in a row, and the checkpoint is suspected."""
+
 _FINAL = frozenset(
     {
         ExitCode.USAGE,
@@ -66,6 +69,8 @@ class Budget:
     """Restarts that were counted."""
     newest_step: int = -1
     """The newest committed step that any incarnation has known of."""
+    deadly_starts: int = 0
+    """Incarnations in a row that ended between the beginning of their load and their first step."""
 
     _was_worth_it: bool = False
 
@@ -80,11 +85,23 @@ class Budget:
             self.in_vain = 0
         self.newest_step = max(self.newest_step, committed_step)
 
-    def charge(self) -> None:
-        """That incarnation has ended by a failure."""
+    def charge(self, *, died_of_start: bool = False) -> None:
+        """That incarnation has ended by a failure; ``died_of_start``: before its first step."""
         self.spent += 1
+        self.deadly_starts = self.deadly_starts + 1 if died_of_start else 0
         if not self._was_worth_it:
             self.in_vain += 1
+
+    def take_step_over(self) -> bool:
+        """Whether the try that begins is to step over the newest checkpoint; said once.
+
+        It is, if it is the last one and those before it, several in a row, died of their start.
+        """
+        is_last = self.in_vain == self.tries - 1 or self.spent == self.restarts
+        if not is_last or self.deadly_starts < _DEADLY_STARTS:
+            return False
+        self.deadly_starts = 0
+        return True
 
     @property
     def is_spent(self) -> bool:

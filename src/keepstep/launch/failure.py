@@ -51,6 +51,8 @@ class RankEnd:
     commits: int = 0
     told_ns: int = 0
     deadline_ns: int = 0
+    is_starting: bool = False
+    """Whether it had begun to load, and had made no step since."""
     is_overdue: bool = False
     is_stopped: bool = False
     is_waiting: bool = False
@@ -106,6 +108,12 @@ def first_failing(ends: Sequence[RankEnd]) -> RankEnd:
     return crash or ends[0]
 
 
+def died_of_start(ends: Sequence[RankEnd], first: RankEnd) -> bool:
+    """Whether no rank came to a step after its load, and it is not for want of a peer."""
+    is_transient = first.has_lost_peer or first.status == ExitCode.TRANSIENT
+    return all(end.is_starting for end in ends) and not is_transient
+
+
 def rank_ends(
     sights: Mapping[int, Sight],
     processes: Mapping[int, tuple[int, int, int]],
@@ -140,6 +148,7 @@ def rank_ends(
                 commits=beat.commits if beat else 0,
                 told_ns=beat.told_ns if beat else 0,
                 deadline_ns=beat.deadline_ns if beat else 0,
+                is_starting=beat.is_starting if beat else False,
                 is_overdue=sight.is_overdue or exit_code == ExitCode.HUNG,
                 is_stopped=sight.is_stopped,
                 is_waiting=is_waiting(read_stacks(heartbeats, rank)),

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("keepstep.launch")
 
 _TRIES = 3
-_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""torchrun's, and what Slurm is asked to send."""
 
 _NCCL = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",  # end the process; torchrun would set 1: abort as well
@@ -108,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         parser.set_defaults(max_restarts=None)
     if "PET_TEE" not in os.environ:
         parser.set_defaults(tee="2")
+    if "PET_SIGNALS_TO_HANDLE" not in os.environ:
+        parser.set_defaults(signals_to_handle=_SIGNALS)
     return parser
 
 

@@ -31,6 +31,7 @@ from keepstep.launch.failure import (
     Failure,
     RankEnd,
     described,
+    died_of_start,
     first_failing,
     last_lines,
     rank_ends,
@@ -38,7 +39,7 @@ from keepstep.launch.failure import (
     signal_name,
 )
 from keepstep.launch.monitor import Monitor
-from keepstep.launch.worker import HEARTBEATS
+from keepstep.launch.worker import HEARTBEATS, STEP_OVER
 
 logger = logging.getLogger("keepstep.launch")
 
@@ -112,6 +113,13 @@ class Supervisor(LocalElasticAgent):
         heartbeats = self._job.heartbeats / str(self._starts)
         heartbeats.mkdir()
         os.environ[HEARTBEATS] = str(heartbeats)
+        os.environ.pop(STEP_OVER, None)
+        if self._job.budget.take_step_over():
+            os.environ[STEP_OVER] = "1"
+            logger.warning(
+                "starts have ended before their first step, one after the other: the last try "
+                "steps over the newest checkpoint, if there is an older one"
+            )
         # Else workers could not tell a restart for other nodes' sake from the first start.
         self._remaining_restarts = worker_group.spec.max_restarts - self._starts
         self._starts += 1
@@ -163,7 +171,7 @@ class Supervisor(LocalElasticAgent):
         )
         budget = self._job.budget
         if demand is Demand.RESTART:
-            budget.charge()
+            budget.charge(died_of_start=died_of_start(ends, first))
         exit_code, decision = self._decision(demand, first)
         failure = self._failure(group, ends, first, decision, exit_code)
         self._report(failure, demand)

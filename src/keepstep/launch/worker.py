@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from keepstep.elastic import watchdog
+from keepstep.elastic.orders import order_step_over
 from keepstep.elastic.watchdog import Watchdog
 from keepstep.errors import ExitCode, exit_code_of
 from keepstep.launch.env import tell_agent_of_commit
@@ -25,6 +26,8 @@ from keepstep.processes import die_with
 AGENT = "KEEPSTEP_AGENT_PID"
 HEARTBEATS = "KEEPSTEP_HEARTBEATS"
 """A directory for files of heartbeats, one a rank, named by it."""
+STEP_OVER = "KEEPSTEP_STEP_OVER"
+"""Set if the newest checkpoint seems to kill whoever starts from it."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
@@ -50,6 +53,8 @@ def begin_worker(environ: Mapping[str, str]) -> Watchdog:
         return watchdog.installed()
     if AGENT in environ:
         die_with(int(environ[AGENT]))
+        if STEP_OVER in environ:
+            order_step_over()
     elif "TORCHELASTIC_RUN_ID" in environ:
         die_with(os.getppid())
     heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None

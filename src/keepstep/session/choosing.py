@@ -65,6 +65,13 @@ class Chooser:
         logger.warning("%s is damaged and set aside: %s", damaged.checkpoint, damaged.reason)
         self._catalog.quarantine(damaged.checkpoint, damaged.reason)
 
+    def step_over(self, newest: CheckpointId) -> Skipped:
+        """Quarantine what may verify, but has let nobody start. *Durability:* as above."""
+        reason = "starts from it ended before their first step; its launcher said to step over it"
+        logger.warning("%s is set aside: %s", newest, reason)
+        self._catalog.quarantine(newest, reason)
+        return Skipped(newest, reason)
+
     def set_aside_headless(self, *, above: CheckpointId | None) -> list[Skipped]:
         """Quarantine attempts that lost their manifest, of steps above the one to be loaded.
 

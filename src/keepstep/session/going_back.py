@@ -1,6 +1,7 @@
 """Going back to an earlier checkpoint: for the best weights, or behind data that did harm."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keepstep.commit.catalog import Catalog
@@ -9,6 +10,7 @@ from keepstep.commit.manifest import Manifest
 from keepstep.commit.rollback import roll_back
 from keepstep.commit.skips import Skip, mark_skip
 from keepstep.commit.starting import announced_start
+from keepstep.errors import CorruptCheckpointError, ObjectNotFound
 from keepstep.state.early_stopping import parse_metric
 from keepstep.storage.base import Storage
 
@@ -31,8 +33,7 @@ def best_checkpoint(storage: Storage, metric: str) -> Best | None:
     name, goal = parse_metric(metric)
     catalog = Catalog(storage)
     best: Best | None = None
-    for candidate in reversed(catalog.candidates()):
-        manifest = catalog.manifest(candidate)
+    for manifest in reversed(list(_readable(catalog))):
         value = manifest.metrics.get(name)
         if value is None:
             continue
@@ -53,9 +54,18 @@ def go_behind(storage: Storage, skip: Skip, *, reason: str) -> CheckpointId | No
     with announced_start(storage) as start:
         catalog = Catalog(storage)
         candidates = catalog.candidates()
-        for candidate in candidates:
-            if catalog.manifest(candidate).progress.get("samples", 0) <= skip.start:
-                if candidate != candidates[0]:
-                    roll_back(storage, candidate, start)
-                return candidate
+        for manifest in _readable(catalog):
+            if manifest.progress.get("samples", 0) <= skip.start:
+                if manifest.id != candidates[0]:
+                    roll_back(storage, manifest.id, start)
+                return manifest.id
         return None
+
+
+def _readable(catalog: Catalog) -> Iterator[Manifest]:
+    """Of what can be resumed from, newest first. Damage is for the next resume to act upon."""
+    for candidate in catalog.candidates():
+        try:
+            yield catalog.manifest(candidate)
+        except (CorruptCheckpointError, ObjectNotFound) as error:
+            logger.warning("%s is passed over: %s", candidate, error)

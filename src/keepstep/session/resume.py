@@ -106,6 +106,7 @@ class Resumer:
         read_once: bool = False,
         selection: Selection = _WHOLE,
         start_afresh: Callable[[], tuple[Difference, ...]] = tuple,
+        steps_over: bool = False,
     ) -> None:
         self._storage = storage
         self._catalog = Catalog(storage)
@@ -121,6 +122,7 @@ class Resumer:
         self._read_once = read_once and world.world_size > 1
         self._selection = selection
         self._start_afresh = start_afresh
+        self._steps_over = steps_over
 
     def run(self) -> Resumed:
         """Restore the newest checkpoint that verifies, and claim the next generation from it.
@@ -128,7 +130,8 @@ class Resumer:
         *Ranks:* collective. *Raises:* the same error on all ranks; see docs/errors.md.
         """
         choice = self._control.decide(lambda: self._chooser.choose(self._resume))
-        loaded, skipped = self._load_first_good(choice.candidates)
+        stepped_over = self._step_over(choice.candidates)
+        loaded, skipped = self._load_first_good(choice.candidates, stepped_over)
         left = loaded.left if loaded else self._warm_start()
         manifest = loaded.manifest if loaded else None
         lost = self._control.decide(lambda: self._chooser.lost_work(manifest))
@@ -148,11 +151,18 @@ class Resumer:
         self._control.succeed(lambda: left.extend(self._start_afresh()))
         return tuple(left)
 
+    def _step_over(self, candidates: tuple[CheckpointId, ...]) -> list[Skipped]:
+        """Set the newest aside, if any rank's launcher says so and there is an older one."""
+        (is_asked,) = self._control.largest([self._steps_over])
+        if not is_asked or len(candidates) < 2 or isinstance(self._resume, int):
+            return []
+        return [self._control.decide(partial(self._chooser.step_over, candidates[0]))]
+
     def _load_first_good(
-        self, candidates: tuple[CheckpointId, ...]
+        self, candidates: tuple[CheckpointId, ...], stepped_over: list[Skipped]
     ) -> tuple[Loaded | None, list[Skipped]]:
-        skipped: list[Skipped] = []
-        for candidate in candidates:
+        skipped = [*stepped_over]
+        for candidate in candidates[len(stepped_over) :]:
             if skipped:
                 headless = partial(self._chooser.set_aside_headless, above=candidate)
                 skipped += self._control.decide(headless)

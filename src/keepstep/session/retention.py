@@ -47,13 +47,13 @@ class Retention:
                 self._thread.start()
             self._changed.notify_all()
 
-    def close(self) -> None:
+    def close(self, *, within_seconds: float = _PATIENCE_SECONDS) -> None:
         """Remove what the last commit allows. *Blocks:* for half a minute at most."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(_PATIENCE_SECONDS)
+            self._thread.join(max(0.0, min(within_seconds, _PATIENCE_SECONDS)))
             if self._thread.is_alive():
                 logger.warning("checkpoints are still being removed; `keepstep prune` ends it")
 

@@ -9,7 +9,7 @@ from typing import Literal, NoReturn
 from keepstep.checkpoint.staging import CHANGED_WHILE_COPIED
 from keepstep.commit.layout import CheckpointId
 from keepstep.elastic.control_group import ControlGroup
-from keepstep.errors import CommitAborted, CommitError, InternalError
+from keepstep.errors import CommitAborted, CommitError, FencedError, InternalError
 from keepstep.observability.ledger import Ledger
 from keepstep.session.pacing import Pace
 from keepstep.session.reporting import (
@@ -231,11 +231,19 @@ class Saves:
         return save
 
     def close(self) -> None:
-        """Let the save in flight come to its end, and free what saving needs. *Ranks:* local."""
+        """Let the save in flight come to its end, and free what saving needs. *Ranks:* local.
+
+        *Raises:* ``FencedError``: whatever else has happened, this is why nobody answers.
+        """
+        fenced: FencedError | None = None
         try:
             if self._in_flight is not None:
                 self.conclude()
+        except FencedError as error:
+            fenced = error
         except Exception as error:  # noqa: BLE001  # whatever it was, this is the end
             logger.warning("the last save has failed: %s", error)
         # Not if waiting was interrupted: the save's thread still needs what this would free.
         self._saver.close()
+        if fenced is not None:
+            raise fenced

@@ -16,7 +16,8 @@ from keepstep.commit.barrier import CommitBarrier, Store
 from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.commit.protocol import Attempt, Timeline
-from keepstep.errors import CommitError
+from keepstep.elastic.signals import leave
+from keepstep.errors import CommitError, ExitCode, FencedError
 from keepstep.phases import Phase
 from keepstep.session.pacing import SaveCost
 from keepstep.session.resume import is_common
@@ -27,6 +28,9 @@ logger = logging.getLogger("keepstep.session")
 
 Describe = Callable[[CheckpointId, tuple[ObjectRecord, ...], str], Manifest]
 """From the attempt, its objects and the state digest to the manifest."""
+
+_FENCED_SECONDS = 30.0
+"""A process that is fenced has nothing to do: so long it may take to find out."""
 
 
 class Savable(Protocol):
@@ -58,6 +62,7 @@ class Save:
         self._waited_seconds = 0.0
         self._error: BaseException | None = None
         self._is_over = threading.Event()
+        self._last_resort: threading.Timer | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -103,6 +108,8 @@ class Save:
         """
         self.staged()
         self.wait()
+        if self._last_resort is not None:
+            self._last_resort.cancel()
         if self._error is not None:
             raise self._error
         return self.checkpoint
@@ -125,11 +132,20 @@ class Save:
             attempt.persist()
         except BaseException as error:  # noqa: BLE001  # whoever asks for the outcome gets it
             self._error = error
+            if isinstance(error, FencedError) and self._is_in_background:
+                self._leave_unless_asked(error)
             if not threading.main_thread().is_alive():
                 logger.warning("step=%d is not committed: %s", attempt.id.step, error)
         finally:
             self._participant.release()
             self._is_over.set()
+
+    def _leave_unless_asked(self, error: FencedError) -> None:
+        """The training loop may be waiting for ranks that went on without this one, for long."""
+        message = f"{error}; training has not come to ask"
+        self._last_resort = threading.Timer(_FENCED_SECONDS, leave, [ExitCode.FENCED, message])
+        self._last_resort.daemon = True
+        self._last_resort.start()
 
     def fail(self, error: CommitError) -> None:
         """There will be no checkpoint: planning failed."""

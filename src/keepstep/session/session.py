@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from keepstep.commit.starting import Start, announce_start, end_start
 from keepstep.config import Interval, KeepPolicy
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.elastic.notices import Notice
+from keepstep.elastic.orders import take_step_over
 from keepstep.elastic.preemption import Preemption
 from keepstep.elastic.watchdog import FIRST_STEP, INIT, LOAD, SAVE, Watchdog
 from keepstep.errors import CommitError, ConfigError, LossSpikeError
@@ -128,6 +129,7 @@ class Session:
         preemption.notices.listen(self._on_notice)
         self._stop: Stop | None = None
         self._noted: CheckpointId | None = None
+        self._keeps_folders = False
         self._is_closed = False
 
     @property
@@ -147,8 +149,15 @@ class Session:
 
     @property
     def stopped(self) -> Stop | None:
-        """What :meth:`tick` returned when it said stop."""
-        return self._stop
+        """What :meth:`tick` returned when it said stop; by now the step may be committed."""
+        stop, latest = self._stop, self.latest
+        if stop is None or latest is None:
+            return stop
+        return replace(stop, is_committed=stop.is_committed or latest.step == stop.step)
+
+    @property
+    def _has_committed_stop(self) -> bool:
+        return self.stopped is not None and self.stopped.is_committed
 
     @property
     def generation(self) -> int:
@@ -239,6 +248,7 @@ class Session:
         folder = FolderToLoad(directory / ".keepstep", is_writer=self._is_first_on_node())
         with self._loading():
             restored = self._go_on(self._resume(folder))
+            self._keeps_folders = True
             place = directory / restored.checkpoint.name if restored.checkpoint else None
             if place is not None:
                 self._control.succeed(partial(folder.move, place))
@@ -255,7 +265,8 @@ class Session:
     ) -> Save:
         """Save a folder of files as a checkpoint of this step; :meth:`fetch` brings it back.
 
-        Contents are kept, not permissions or times. Call :meth:`fetch` first.
+        Contents are kept, not permissions or times. Call :meth:`fetch` first. From then on folders
+        are all that is saved: :meth:`tick` counts and agrees, and saves nothing by itself.
 
         *Ranks:* collective; ``path`` may be on each node's own disk, where files of one name have
         to be the same.
@@ -271,6 +282,8 @@ class Session:
         :meth:`save`.
         """
         active = self._active()
+        if not self._keeps_folders:
+            raise ConfigError("call fetch() instead of restore() in a run that keeps folders")
         found: list[FolderToSave] = []
         self._control.succeed(lambda: found.append(FolderToSave(Path(path).absolute())))
         digests = self._control.gather(found[0].digests())
@@ -332,7 +345,7 @@ class Session:
         if save_is_due or stop_is_due:
             with self._saving():
                 self._save_as_agreed(saves, agreed, is_busy=bool(is_busy))
-        if saves.holds_training and not stop_is_due:
+        if saves.holds_training and not stop_is_due and not self._keeps_folders:
             with self._saving():
                 saves.hold(self._try_to_save, stop_is_due=lambda: self._stopping.is_wanted)
         # What is broken off because of a stop is shorter than it would have been.
@@ -346,7 +359,9 @@ class Session:
             is_preempted=agreed.demand is Demand.LEAVE,
             is_committed=saves.latest is not None and saves.latest.step == self.step,
         )
-        report_stop(self._stop, agreed, saves, active.ledger, self.world)
+        if self._stop.is_committed:
+            self._preemption.committed()
+        self._report_stop(self._stop, agreed, active)
         return self._stop
 
     @contextmanager
@@ -360,7 +375,7 @@ class Session:
         """
         ledger = self._active().ledger
         began = time.monotonic()
-        with self._watchdog.section(name):
+        with self._watchdog.section(name), self._preemption.patient():
             yield
         seconds = round(time.monotonic() - began, 4)
         ledger.record("phase", name=name, step=self.step, seconds=seconds)
@@ -381,6 +396,8 @@ class Session:
         ``FencedError`` if a newer generation has taken over.
         """
         active = self._active()
+        if self._keeps_folders:
+            raise ConfigError("this session keeps folders: save one by save_dir()")
         with self._saving():
             save = active.saves.begin(self._state, self.step, partial(self._describe, tags))
             return active.saves.conclude() if self._settings.mode is SaveMode.SYNC else save
@@ -401,14 +418,18 @@ class Session:
 
         *Raises:* ``ConfigError``, ``CorruptCheckpointError``, ``StorageError``.
         """
-        self._active().saves.finish()
-        best = self._control.decide(lambda: best_checkpoint(self._storage, metric))
-        if best is None:
-            return None
-        chosen = Selection(only=tuple(only))
-        self._control.succeed(
-            lambda: load_snapshot(self._storage, best.manifest, self._state, chosen)
-        )
+        active = self._active()
+        active.saves.finish()
+        with self._announced():  # or what the last commit made superfluous goes meanwhile
+            best = self._control.decide(lambda: best_checkpoint(self._storage, metric))
+            if best is None:
+                return None
+            chosen = Selection(only=tuple(only))
+            self._control.succeed(
+                lambda: load_snapshot(self._storage, best.manifest, self._state, chosen)
+            )
+        if self.world.is_coordinator:
+            active.retention.committed()
         return best.manifest.id
 
     def leave_out(self, start: int, stop: int, *, reason: str) -> NoReturn:
@@ -427,8 +448,8 @@ class Session:
         active.ledger.record("spike", step=self.step, reason=reason, samples=[*astuple(skip)])
         head = self._control.decide(lambda: go_behind(self._storage, skip, reason=reason))
         raise LossSpikeError(
-            f"step {self.step + 1}: {reason}. Samples {skip.start} to {skip.stop} are left out from "
-            f"here on, and training resumes from {head or 'the newest checkpoint'}"
+            f"step {self.step + 1}: {reason}. Samples {skip.start} to {skip.stop} are left out "
+            f"from here on, and training resumes from {head or 'the newest checkpoint'}"
         )
 
     def skip_marked(self) -> int:
@@ -460,12 +481,11 @@ class Session:
         self._preemption.notices.ignore(self._on_notice)
         try:
             if self._generation is not None:
-                with (
-                    self._saving(),
-                    closing(self._generation.ledger),
-                    closing(self._generation.retention),
-                ):
-                    self._generation.saves.close()
+                with self._saving(), closing(self._generation.ledger):
+                    try:
+                        self._generation.saves.close()
+                    finally:
+                        self._generation.retention.close(within_seconds=self._left_seconds())
         finally:
             self._watchdog.rest()
             self._control.close()
@@ -481,11 +501,13 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self._preemption.fail()
+        if error is not None and not isinstance(error, SystemExit):
+            self._preemption.fail(error)
         try:
-            is_unsaved = self._stop is not None and not self._stop.is_committed
-            if kind is None and self._generation is not None and not is_unsaved:
+            # Only a preempted job has no time for another try.
+            is_hurried = self._stop is not None and self._stop.is_preempted
+            has_time = not is_hurried or self._keeps_folders or self._has_committed_stop
+            if kind is None and self._generation is not None and has_time:
                 with self._saving():
                     self._commit_last_step(self._generation.saves)
                 self._note_commit(self._generation, is_typical=self._stop is None)
@@ -517,6 +539,7 @@ class Session:
                 read_once=self._reads_once(),
                 selection=selection,
                 start_afresh=start_afresh,
+                steps_over=take_step_over(),
             ).run()
 
     def _go_on(self, resumed: Resumed) -> Restored:
@@ -565,7 +588,7 @@ class Session:
         """Saves have deadlines of their own, and a way to fail that training survives."""
         settings = self._settings
         allowed = settings.deadline_seconds + settings.timeout_seconds
-        with self._watchdog.section(SAVE, at_least_seconds=allowed):
+        with self._watchdog.section(SAVE, at_least_seconds=allowed), self._preemption.patient():
             yield
 
     def _try_to_save(self) -> Save:
@@ -583,12 +606,24 @@ class Session:
         if self.world.is_coordinator and is_typical:
             active.sections.note(self._watchdog.longest)
 
+    def _report_stop(self, stop: Stop, agreed: Agreed, active: "_Generation") -> None:
+        if self._keeps_folders:  # what is lost shows once the loop has saved its last folder
+            active.ledger.record("stop", step=stop.step, reason=stop.reason)
+        else:
+            report_stop(stop, agreed, active.saves, active.ledger, self.world)
+
+    def _left_seconds(self) -> float:
+        """For what may as well stay undone; infinite unless this process will be stopped."""
+        return math.inf if self.notice is None else self.notice.remaining_seconds - _ENDING_SECONDS
+
     def _on_notice(self, notice: Notice) -> None:
         del notice
         self._watchdog.told()
 
     def _save_as_agreed(self, saves: Saves, agreed: Agreed, *, is_busy: bool) -> None:
         """Begin the save that is due, and finish it if all ranks leave or the mode is sync."""
+        if self._keeps_folders:
+            return  # the loop has what is to be saved, and hears of the stop
         if agreed.demand is Demand.LEAVE:
             self._save_in_time(saves, agreed, is_busy=is_busy)
         elif is_busy and agreed.demand is Demand.GO_ON and self._settings.when_busy == "skip":
@@ -622,6 +657,8 @@ class Session:
 
     def _commit_last_step(self, saves: Saves) -> None:
         saves.finish()
+        if self._keeps_folders:
+            return
         committed_step = saves.latest.step if saves.latest else 0
         (is_behind,) = self._control.largest([self.step != committed_step])
         if is_behind:
@@ -716,6 +753,8 @@ class Session:
 
     def _save_is_due(self) -> bool:
         # One clock decides; the other ranks follow.
+        if self._keeps_folders:
+            return False
         return self.world.is_coordinator and self._active().saves.pace.is_due(self.step)
 
     def _describe(self, tags: tuple[str, ...] = ()) -> Describe:

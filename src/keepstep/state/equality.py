@@ -35,7 +35,12 @@ def first_difference(name: str, one: Any, other: Any) -> str | None:
 def _equal_tensors(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return torch.equal(torch.nan_to_num(one.cpu()), torch.nan_to_num(other.cpu()))
+    return torch.equal(_bits(one), _bits(other))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """On the host, shape (bytes,): as numbers, zero equals minus zero."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _equal_values(one: Any, other: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Nodes of a real job on one machine: torchrun agents that can be started, killed and cut off.
+"""Nodes of a real job on one machine: agents that can be started, told to go, killed and cut off.
 
 ::
 
@@ -28,6 +28,7 @@ from keepstep.testing.networks import open_network
 from keepstep.testing.ports import claim_ports
 
 _LONGEST_SECONDS = 120.0
+_KEEPSTEP = "import sys; from keepstep.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 _SKEWED_CLOCK = """
 import datetime, os, time
@@ -48,6 +49,7 @@ class Nodes:
     Args:
         worker: Arguments of torchrun that name the worker. Default: the light worker.
         conf: What ``--rdzv-conf`` says.
+        is_keepstep_run: Whether agents are ``keepstep run``; they have no ``max_restarts``.
         environ: For agents and workers, above this process's own.
     """
 
@@ -62,6 +64,7 @@ class Nodes:
         worker: tuple[str, ...] = ("-m", "keepstep.testing.light_worker"),
         conf: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
+        is_keepstep_run: bool = False,
     ) -> None:
         self.count = count
         self.directory = directory
@@ -72,6 +75,7 @@ class Nodes:
         self._worker = worker
         self._conf = dict(conf or {})
         self._environ = dict(environ or {})
+        self._is_keepstep_run = is_keepstep_run
         self._started: list[subprocess.Popen[bytes]] = []
         self.records_path = directory / "records"
         self.records_path.mkdir(parents=True, exist_ok=True)
@@ -99,10 +103,9 @@ class Nodes:
 
     def start_store(self) -> None:
         """``keepstep store`` on a machine of its own."""
-        program = "import sys; from keepstep.cli.main import main; sys.exit(main(sys.argv[1:]))"
         host = self.network.address(self.store_machine)
         port = str(self._ports.first)
-        words = [sys.executable, "-c", program, "store", "--host", host, "--port", port]
+        words = [sys.executable, "-c", _KEEPSTEP, "store", "--host", host, "--port", port]
         self.store = self._start(self.store_machine, words, "store", {})
         self.wait_until(lambda: "rendezvous store on" in self.log("store"), "the store listens")
 
@@ -123,11 +126,16 @@ class Nodes:
     ) -> None:
         """An agent on this node; ``wrap`` is a command that runs it."""
         restarts = self._max_restarts if max_restarts is None else max_restarts
-        words = [*wrap, sys.executable, "-m", "torch.distributed.run"]
+        if self._is_keepstep_run:
+            words = [*wrap, sys.executable, "-c", _KEEPSTEP, "run"]
+            words += ["--log-dir", str(self.log_directory(node))]
+        else:
+            words = [*wrap, sys.executable, "-m", "torch.distributed.run"]
+            words += ["--max-restarts", str(restarts)]
         words += ["--nnodes", self._bounds, "--nproc-per-node", "1"]
         words += ["--rdzv-backend", "keepstep", "--rdzv-id", "job"]
         words += ["--rdzv-endpoint", endpoint or self.endpoint]
-        words += ["--local-addr", self.network.address(node), "--max-restarts", str(restarts)]
+        words += ["--local-addr", self.network.address(node)]
         if self._conf:
             words += ["--rdzv-conf", ",".join(f"{k}={v}" for k, v in self._conf.items())]
         environ = {"SKEW_SECONDS": str(skew_seconds)} if skew_seconds else {}
@@ -138,6 +146,10 @@ class Nodes:
     def start_all(self) -> None:
         for node in range(self.count):
             self.start(node)
+
+    def tell(self, node: int) -> None:
+        """SIGTERM to the agent alone, as a scheduler sends it."""
+        self.agents[node].send_signal(signal.SIGTERM)
 
     def kill_agent(self, node: int) -> None:
         """SIGKILL to the agent alone."""
@@ -206,6 +218,10 @@ class Nodes:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"waited {seconds:g} s, but not: {what}\n{self.logs()}")
             time.sleep(0.05)
+
+    def log_directory(self, node: int) -> Path:
+        """Of an agent that is ``keepstep run``."""
+        return self.directory / f"logs-{node}"
 
     def log(self, name: str) -> str:
         path = self.directory / f"{name}.log"
