@@ -39,7 +39,7 @@ class Framework:
             loss.backward()
             with torch.no_grad():
                 for parameter in self.model.parameters():
-                    parameter -= 0.01 * parameter.grad
+                    parameter.sub_(0.01 * parameter.grad)
             self.step += 1
 
 

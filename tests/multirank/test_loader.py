@@ -70,7 +70,7 @@ def test_batches_are_pinned_where_cuda_is_in_use(num_workers: int) -> None:
     assert next(loader).is_pinned()
 
 
-@pytest.mark.parametrize("kind", ["map", "stream"])
+@pytest.mark.parametrize("kind", ["map", pytest.param("stream", marks=pytest.mark.long)])
 def test_samples_go_on_exactly_at_other_world_sizes(
     kind: str, tmp_path: Path, run_ranks: RunRanks
 ) -> None:

@@ -182,7 +182,10 @@ def save_divergent(rank: int, uri: str) -> str:
         def load_state_dict(self, state: dict[str, int]) -> None:
             raise AssertionError
 
-    with pytest.raises(KeepstepError) as caught, open_session(uri) as session:
+    with (
+        pytest.raises(KeepstepError) as caught,
+        open_session(uri, failed_saves_allowed=0) as session,
+    ):
         session.track(loader=Loader())
         session.restore()
         session.tick()

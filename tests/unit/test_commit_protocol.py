@@ -445,3 +445,21 @@ def test_no_answer_names_the_coordinator() -> None:
     )
     with pytest.raises(BarrierTimeout, match=r"coordinator \(rank 0\) at step 4, phase depart"):
         barrier.await_answer("depart")
+
+
+def test_who_will_be_stopped_soon_waits_for_the_silent_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("keepstep.commit.barrier._HURRIED_SECONDS", 0.05)
+    told = threading.Event()
+    barrier = CommitBarrier(
+        MemoryStore(),
+        world=World(rank=1, world_size=2),
+        scope="x",
+        step=4,
+        timeout_seconds=3600,
+        is_hurried=told.is_set,
+    )
+    threading.Timer(0.1, told.set).start()
+    with pytest.raises(BarrierTimeout, match=r"waited 0 s for the coordinator"):
+        barrier.await_answer("depart")

@@ -49,6 +49,19 @@ def test_the_only_checkpoint_is_kept(tmp_path: Path) -> None:
     assert _quarantined(tmp_path) == {}
 
 
+def test_one_is_set_aside_and_no_more_until_there_is_another_commit(tmp_path: Path) -> None:
+    _train(tmp_path, until=30)
+    order_step_over()
+    assert _train(tmp_path, until=20).step == 20
+    order_step_over()
+    assert _train(tmp_path, until=20).step == 20, "the checkpoint was not the reason"
+    assert list(_quarantined(tmp_path)) == [30]
+    _train(tmp_path, until=40)
+    order_step_over()
+    assert _train(tmp_path, until=20).step < 40
+    assert list(_quarantined(tmp_path)) == [30, 40]
+
+
 def test_a_step_that_was_asked_for_is_not_stepped_over(tmp_path: Path) -> None:
     _train(tmp_path, until=20)
     order_step_over()

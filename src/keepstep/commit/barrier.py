@@ -10,6 +10,7 @@ sign of life: a large save may take longer than the timeout, a stuck one may not
 store is one as well, for a while.
 """
 
+import math
 import pickle
 import threading
 import time
@@ -28,6 +29,7 @@ from keepstep.world import World
 
 _GOOD, _BAD = b"+", b"-"
 _LIFE_INTERVAL_SECONDS = 1.0
+_HURRIED_SECONDS = 5.0
 
 
 class Store(Protocol):
@@ -51,16 +53,26 @@ class CommitBarrier:
     Args:
         scope: Prefix of all keys; holds the attempt's id.
         timeout_seconds: The longest that a rank may be waited for without a sign of life.
+        is_hurried: Whether this process will be stopped soon: then a rank that is silent for some
+            seconds counts as dead. It may well be, and be the reason.
     """
 
     def __init__(
-        self, store: Store, *, world: World, scope: str, step: int, timeout_seconds: float
+        self,
+        store: Store,
+        *,
+        world: World,
+        scope: str,
+        step: int,
+        timeout_seconds: float,
+        is_hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._world = world
         self._scope = scope
         self._step = step
         self._timeout_seconds = timeout_seconds
+        self._is_hurried = is_hurried
         self._lives = 0
         self._lived_at = 0.0
         self._worked_at = 0.0
@@ -139,7 +151,7 @@ class CommitBarrier:
             raise _merged(failures, self._step)
         if missing := [rank for rank in ranks if rank not in posts]:
             raise CommitAborted(
-                f"waited {self._timeout_seconds:.0f} s for {_listed(missing)} at step "
+                f"waited {self._patience_seconds:.0f} s for {_listed(missing)} at step "
                 f"{self._step}, phase {topic}",
                 step=self._step,
             )
@@ -172,7 +184,7 @@ class CommitBarrier:
         message = self._wait(key, 0)
         if message is None:
             raise BarrierTimeout(
-                f"waited {self._timeout_seconds:.0f} s for the coordinator (rank 0) at step "
+                f"waited {self._patience_seconds:.0f} s for the coordinator (rank 0) at step "
                 f"{self._step}, phase {topic}",
                 step=self._step,
             )
@@ -190,10 +202,10 @@ class CommitBarrier:
     def _wait(self, key: str, rank: int) -> bytes | None:
         """The value of a key that ``rank`` sets, or ``None`` once it seems dead."""
         slice_seconds = min(_LIFE_INTERVAL_SECONDS, self._timeout_seconds / 4)
-        deadline = time.monotonic() + self._timeout_seconds
+        heard_at = time.monotonic()
         last_life: bytes | None = None
         while True:
-            remaining = deadline - time.monotonic()
+            remaining = heard_at + self._patience_seconds - time.monotonic()
             message = self._store.wait(key, max(0.0, min(slice_seconds, remaining)))
             if message is not None or remaining <= 0:
                 return message
@@ -201,7 +213,12 @@ class CommitBarrier:
             life = self._store.wait(self._life_key(rank), 0)
             if life != last_life:
                 last_life = life
-                deadline = time.monotonic() + self._timeout_seconds
+                heard_at = time.monotonic()
+
+    @property
+    def _patience_seconds(self) -> float:
+        is_hurried = self._is_hurried()
+        return min(self._timeout_seconds, _HURRIED_SECONDS if is_hurried else math.inf)
 
     def _key(self, topic: str, direction: str, rank: int) -> str:
         return f"{self._scope}/{topic}/{direction}/{rank}"

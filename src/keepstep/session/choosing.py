@@ -20,6 +20,8 @@ from keepstep.storage.base import Storage
 
 logger = logging.getLogger("keepstep.resume")
 
+_STEPPED_OVER = "starts from it ended before their first step; its launcher said to step over it"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -65,12 +67,19 @@ class Chooser:
         logger.warning("%s is damaged and set aside: %s", damaged.checkpoint, damaged.reason)
         self._catalog.quarantine(damaged.checkpoint, damaged.reason)
 
-    def step_over(self, newest: CheckpointId) -> Skipped:
-        """Quarantine what may verify, but has let nobody start. *Durability:* as above."""
-        reason = "starts from it ended before their first step; its launcher said to step over it"
-        logger.warning("%s is set aside: %s", newest, reason)
-        self._catalog.quarantine(newest, reason)
-        return Skipped(newest, reason)
+    def step_over(self, newest: CheckpointId) -> Skipped | None:
+        """Quarantine what may verify, but has let nobody start. *Durability:* as above.
+
+        Once, until there is another commit: if it did not help, the checkpoint was not the reason,
+        and the next one is not either.
+        """
+        for entry in self._catalog.entries():
+            if entry.id > newest and entry.reason == _STEPPED_OVER:
+                logger.warning("%s was stepped over already, which did not help", entry.id)
+                return None
+        logger.warning("%s is set aside: %s", newest, _STEPPED_OVER)
+        self._catalog.quarantine(newest, _STEPPED_OVER)
+        return Skipped(newest, _STEPPED_OVER)
 
     def set_aside_headless(self, *, above: CheckpointId | None) -> list[Skipped]:
         """Quarantine attempts that lost their manifest, of steps above the one to be loaded.

@@ -156,7 +156,8 @@ class Resumer:
         (is_asked,) = self._control.largest([self._steps_over])
         if not is_asked or len(candidates) < 2 or isinstance(self._resume, int):
             return []
-        return [self._control.decide(partial(self._chooser.step_over, candidates[0]))]
+        skipped = self._control.decide(partial(self._chooser.step_over, candidates[0]))
+        return [skipped] if skipped else []
 
     def _load_first_good(
         self, candidates: tuple[CheckpointId, ...], stepped_over: list[Skipped]

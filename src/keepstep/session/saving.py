@@ -176,6 +176,7 @@ class Saver:
         timeout_seconds: float,
         deadline_seconds: float,
         before_commit: Callable[[], None],
+        is_hurried: Callable[[], bool] = lambda: False,
     ) -> None:
         self._storage = storage
         self._store = store
@@ -188,6 +189,7 @@ class Saver:
         self._timeout_seconds = timeout_seconds
         self._deadline_seconds = deadline_seconds
         self._before_commit = before_commit
+        self._is_hurried = is_hurried
         self._attempts = 0
 
     @property
@@ -263,6 +265,7 @@ class Saver:
             scope=f"keepstep/{self._run}/{self._nonce}/{attempt.attempt}",
             step=attempt.step,
             timeout_seconds=self._timeout_seconds,
+            is_hurried=self._is_hurried,
         )
 
     def _next_attempt(self, step: int) -> CheckpointId:

@@ -719,6 +719,7 @@ class Session:
             timeout_seconds=self._settings.timeout_seconds,
             deadline_seconds=self._settings.deadline_seconds,
             before_commit=ledger.flush,
+            is_hurried=lambda: self._preemption.notice is not None,
         )
         retention = Retention(
             self._storage, self._settings.keep, ledger, generation=resumed.generation
