@@ -1,5 +1,6 @@
 """Stepping over the newest checkpoint: only when the launcher says so, and once."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,21 @@ def test_only_the_launcher_can_ask(
     environ = {worker.STEP_OVER: "1"} | ({worker.AGENT: agent} if agent else {})
     worker.begin_worker(environ)
     assert take_step_over() == is_asked
+
+
+@pytest.mark.parametrize(("agent", "cause"), [("1", "rank 1 was killed"), (None, None)])
+def test_the_ledger_says_why_workers_were_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, agent: str | None, cause: str | None
+) -> None:
+    from keepstep.elastic import orders, watchdog
+    from keepstep.launch import worker
+
+    monkeypatch.setattr(watchdog, "_installed", None)
+    monkeypatch.setattr(orders, "_cause", None)
+    monkeypatch.setattr(worker, "die_with", lambda _: None)
+    environ = {worker.CAUSE: "rank 1 was killed"} | ({worker.AGENT: agent} if agent else {})
+    worker.begin_worker(environ)
+    _train(tmp_path, until=1)
+    lines = (tmp_path / "ledger/g000001/rank-00000.jsonl").read_text().splitlines()
+    (begun,) = [event for event in map(json.loads, lines) if event["event"] == "generation"]
+    assert begun["cause"] == cause

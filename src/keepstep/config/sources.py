@@ -25,6 +25,7 @@ RESERVED = frozenset(
         "KEEPSTEP_COMMIT_MARK",
         "KEEPSTEP_AGENT_PID",
         "KEEPSTEP_HEARTBEATS",
+        "KEEPSTEP_CAUSE",
         "KEEPSTEP_STEP_OVER",
     }
 )

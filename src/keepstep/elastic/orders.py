@@ -1,6 +1,7 @@
-"""What the launcher asks of the session that this process is about to open."""
+"""What the launcher asks of, and tells, the session that this process is about to open."""
 
 _steps_over = False
+_cause: str | None = None
 
 
 def order_step_over() -> None:
@@ -14,3 +15,14 @@ def take_step_over() -> bool:
     global _steps_over
     is_asked, _steps_over = _steps_over, False
     return is_asked
+
+
+def tell_cause(cause: str) -> None:
+    """Why this process was started again."""
+    global _cause  # noqa: PLW0603  # one process, one start
+    _cause = cause
+
+
+def cause_of_start() -> str | None:
+    """Why this process was started again; ``None`` for a first start, or if nobody told."""
+    return _cause

@@ -39,7 +39,7 @@ from keepstep.launch.failure import (
     signal_name,
 )
 from keepstep.launch.monitor import Monitor
-from keepstep.launch.worker import HEARTBEATS, STEP_OVER
+from keepstep.launch.worker import CAUSE, HEARTBEATS, STEP_OVER
 
 logger = logging.getLogger("keepstep.launch")
 
@@ -96,6 +96,8 @@ class Supervisor(LocalElasticAgent):
         super().__init__(*args, **kwargs)
         self._job = job
         self._starts = 0
+        self._cause: str | None = None
+        """Why workers are started again, if that is known to be a failure."""
         self._is_between = True
         self._monitor: Monitor | None = None
         job.supervisor = self
@@ -113,6 +115,9 @@ class Supervisor(LocalElasticAgent):
         heartbeats = self._job.heartbeats / str(self._starts)
         heartbeats.mkdir()
         os.environ[HEARTBEATS] = str(heartbeats)
+        if self._starts:
+            os.environ[CAUSE] = self._cause or "nodes have come or gone"
+        self._cause = None
         os.environ.pop(STEP_OVER, None)
         if self._job.budget.take_step_over():
             os.environ[STEP_OVER] = "1"
@@ -183,6 +188,7 @@ class Supervisor(LocalElasticAgent):
             return
         self._is_between = True
         self._job.restarts.append(_restart(first, is_counted=demand is Demand.RESTART))
+        self._cause = f"rank {first.rank} {first.what}"
         time.sleep(budget.pause_seconds)
 
     def _decision(self, demand: Demand, first: RankEnd) -> tuple[int, str]:

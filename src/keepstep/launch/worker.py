@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from keepstep.elastic import watchdog
-from keepstep.elastic.orders import order_step_over
+from keepstep.elastic.orders import order_step_over, tell_cause
 from keepstep.elastic.watchdog import Watchdog
 from keepstep.errors import ExitCode, exit_code_of
 from keepstep.launch.env import tell_agent_of_commit
@@ -27,6 +27,8 @@ AGENT = "KEEPSTEP_AGENT_PID"
 HEARTBEATS = "KEEPSTEP_HEARTBEATS"
 """A directory for files of heartbeats, one a rank, named by it."""
 STEP_OVER = "KEEPSTEP_STEP_OVER"
+CAUSE = "KEEPSTEP_CAUSE"
+"""Why the workers are started again, for the ledger."""
 """Set if the newest checkpoint seems to kill whoever starts from it."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -55,6 +57,8 @@ def begin_worker(environ: Mapping[str, str]) -> Watchdog:
         die_with(int(environ[AGENT]))
         if STEP_OVER in environ:
             order_step_over()
+        if CAUSE in environ:
+            tell_cause(environ[CAUSE])
     elif "TORCHELASTIC_RUN_ID" in environ:
         die_with(os.getppid())
     heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from keepstep.checkpoint.mismatch import Difference, table
+from keepstep.elastic.orders import cause_of_start
 from keepstep.errors import CommitError
 from keepstep.observability.counters import COUNTERS
 from keepstep.observability.ledger import END, Ledger
@@ -35,6 +36,7 @@ def report_restored(restored: Restored, ledger: Ledger, world: World, uri: str) 
         skipped=[skipped.checkpoint.name for skipped in restored.skipped],
         lost_steps=lost.steps if lost else 0,
         restart_count=world.restart_count,
+        cause=cause_of_start(),
         initialized_from=restored.initialized_from,
         left=list(restored.left),
     )
