@@ -46,7 +46,7 @@ def load_state(
 def plan_load(reader: StorageReader, state: Loadable, fit: Fit, *, with_rng: bool) -> PlannedLoad:
     """The first part of :func:`load_state`; nothing is read or changed yet. *Ranks:* local."""
     with collector_paused():
-        contents = fit.contents()
+        contents = fit.contents
         template: dict[str, Any] = state.template(contents, with_rng=with_rng)
         for path in filter(_is_of_module, fit.casts):
             (name, key), (_, dtype) = map(str, path), contents[path] or _NO_TENSOR
@@ -58,7 +58,7 @@ def finish_load(planned: PlannedLoad, state: Loadable, fit: Fit) -> None:
     """The last part: hand over what was not read into place. *Ranks:* local."""
     loaded = planned.template
     if fit.casts:
-        _convert(loaded, state.template(fit.contents(), with_rng=False), fit)
+        _convert(loaded, state.template(fit.contents, with_rng=False), fit)
     for name in {optimizer for optimizer, _ in fit.parameters}:
         for group in loaded[name].get("param_groups", []):
             group["params"] = [fit.parameters.get((name, fqn), fqn) for fqn in group["params"]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -38,7 +39,7 @@ class Comparable(Protocol):
     def accepted(self, present: Mapping[Path, TensorSpec | None]) -> set[Path]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fit:
     """What is to be loaded, named as it is here."""
 
@@ -53,6 +54,7 @@ class Fit:
     left: tuple[Difference, ...] = ()
     """What stays as it is because it does not fit."""
 
+    @cached_property
     def contents(self) -> Contents:
         """Shape and dtype of tensors, ``None`` for values, by path."""
         return _contents(self.metadata)
@@ -80,13 +82,11 @@ def fit_state(
     fit = Fit(metadata) if selection.takes_all else _select(metadata, state, selection)
     present = {
         path: spec
-        for path, spec in fit.contents().items()
+        for path, spec in fit.contents.items()
         if not is_partial or state.tracks(str(path[0]))
     }
-    optimizers = [
-        name for name in state.optimizer_groups() if selection.takes(f"{name}.param_groups")
-    ]
     groups = state.optimizer_groups()
+    optimizers = [name for name in groups if selection.takes(f"{name}.param_groups")]
     differences = find_differences(
         expected={
             path: spec for path, spec in state.expected().items() if selection.takes(_dotted(path))
@@ -169,7 +169,7 @@ def _casts(
         if (spec := expected[one.path]) is not None
     }
     casts = {}
-    for path, spec in fit.contents().items():
+    for path, spec in fit.contents.items():
         name = _dotted(path)
         if _is_optimizer_state(path, owners) and path[3] != "step":
             name = owners[str(path[0])] + str(path[2])
@@ -224,7 +224,7 @@ def _saved_groups(
     names = set(optimizers)
     wanted = [
         path
-        for path, spec in fit.contents().items()
+        for path, spec in fit.contents.items()
         if spec is None and path[0] in names and path[1] == "param_groups" and path[-1] == "params"
     ]
     flat: dict[str, Any] = {_dotted(path): None for path in wanted}

@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from keepstep.commit.catalog import Status
 from keepstep.commit.layout import CheckpointId
 from keepstep.config.keep import Best, EverySeconds, EverySteps, KeepPolicy, Last, Rule, Tagged
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def _kept_by(rule: Rule, counted: Sequence[tuple[CheckpointId, Facts]]) -> list[
                 (facts.created.timestamp() // seconds, id) for id, facts in counted
             )
         case Best():
-            return _best(rule, counted)
+            return best_of(rule, ((id, facts.metrics) for id, facts in counted))
         case Tagged(tag):
             return [id for id, facts in counted if tag in facts.tags]
 
@@ -141,12 +144,15 @@ def _first_of_each(numbered: Iterable[tuple[float, CheckpointId]]) -> list[Check
     return list(first.values())
 
 
-def _best(rule: Best, counted: Sequence[tuple[CheckpointId, Facts]]) -> list[CheckpointId]:
-    # A metric stays what it was until it is measured again: the first with a value earned it.
-    earliest: dict[float, CheckpointId] = {}
-    for id, facts in counted:
-        if rule.metric in facts.metrics:
-            earliest.setdefault(facts.metrics[rule.metric], id)
+def best_of(rule: Best, counted: Iterable[tuple[T, Mapping[str, float]]]) -> list[T]:
+    """The best of what is given with its metrics in the order of steps, the best one first.
+
+    A metric stays what it was until it is measured again: the first with a value earned it.
+    """
+    earliest: dict[float, T] = {}
+    for candidate, metrics in counted:
+        if rule.metric in metrics:
+            earliest.setdefault(metrics[rule.metric], candidate)
     values = sorted(earliest, reverse=rule.goal == "max")
     return [earliest[value] for value in values[: rule.count]]
 

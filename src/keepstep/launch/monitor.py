@@ -79,10 +79,6 @@ class Monitor:
             default=None,
         )
 
-    def all_ended(self) -> bool:
-        """Whether no worker is left."""
-        return all(worker.sight.ended_ns is not None for worker in self._workers.values())
-
     def all_beat(self) -> bool:
         """Whether all of them are keepstep's, and have a deadline of their own for leaving."""
         return all(worker.sight.beat is not None for worker in self._workers.values())

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest
+from keepstep.commit.retention import best_of
 from keepstep.commit.rollback import roll_back
 from keepstep.commit.skips import Skip, mark_skip
 from keepstep.commit.starting import announced_start
+from keepstep.config.keep import Best
 from keepstep.errors import CorruptCheckpointError, ObjectNotFound
 from keepstep.state.early_stopping import parse_metric
 from keepstep.storage.base import Storage
@@ -17,29 +18,15 @@ from keepstep.storage.base import Storage
 logger = logging.getLogger("keepstep.session")
 
 
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The checkpoint with the best value of a metric."""
-
-    manifest: Manifest
-    value: float
-
-
-def best_checkpoint(storage: Storage, metric: str) -> Best | None:
+def best_checkpoint(storage: Storage, metric: str) -> Manifest | None:
     """Of all that can be resumed from; of equal values the earliest. *Ranks:* coordinator.
 
     *Raises:* ``ConfigError`` for a metric that is not written ``name:min`` or ``name:max``.
     """
-    name, goal = parse_metric(metric)
-    catalog = Catalog(storage)
-    best: Best | None = None
-    for manifest in reversed(list(_readable(catalog))):
-        value = manifest.metrics.get(name)
-        if value is None:
-            continue
-        if best is None or (value < best.value if goal == "min" else value > best.value):
-            best = Best(manifest, value)
-    return best
+    rule = Best(*parse_metric(metric), count=1)
+    oldest_first = reversed(list(_readable(Catalog(storage))))
+    found = best_of(rule, ((manifest, manifest.metrics) for manifest in oldest_first))
+    return found[0] if found else None
 
 
 def go_behind(storage: Storage, skip: Skip, *, reason: str) -> CheckpointId | None:

@@ -206,7 +206,7 @@ class Resumer:
     def _keeps_rng(self, snapshot: Snapshot, fit: Fit) -> bool:
         """Whether random generators continue, or are derived from the step."""
         is_same_world = snapshot.manifest.world_size == self._world.world_size
-        return is_same_world and any(path[0] == RANKS for path in fit.contents())
+        return is_same_world and any(path[0] == RANKS for path in fit.contents)
 
     def _open_and_compare(self, candidate: CheckpointId) -> tuple[Snapshot, Fit]:
         """Everything that can be said before a tensor is touched."""

@@ -425,12 +425,10 @@ class Session:
             if best is None:
                 return None
             chosen = Selection(only=tuple(only))
-            self._control.succeed(
-                lambda: load_snapshot(self._storage, best.manifest, self._state, chosen)
-            )
+            self._control.succeed(lambda: load_snapshot(self._storage, best, self._state, chosen))
         if self.world.is_coordinator:
             active.retention.committed()
-        return best.manifest.id
+        return best.id
 
     def leave_out(self, start: int, stop: int, *, reason: str) -> NoReturn:
         """Give up what has been trained lately, because the data did harm. Call it before ``tick``.

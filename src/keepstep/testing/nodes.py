@@ -151,10 +151,6 @@ class Nodes:
         """SIGTERM to the agent alone, as a scheduler sends it."""
         self.agents[node].send_signal(signal.SIGTERM)
 
-    def kill_agent(self, node: int) -> None:
-        """SIGKILL to the agent alone."""
-        self.agents[node].kill()
-
     def kill_node(self, node: int) -> None:
         """SIGKILL to the agent and all its descendants."""
         kill_tree(self.agents[node].pid)
