@@ -9,14 +9,16 @@ from keepstep.commit.layout import (
     PINS,
     PRUNED,
     QUARANTINE,
+    SKIPS,
     STARTING,
     STEPS,
     CheckpointId,
 )
 from keepstep.storage.base import Upload
+from keepstep.storage.local import TEMPORARY
 from keepstep.storage.probe import PROBE
 
-_OURS = (GENERATIONS, QUARANTINE, LEDGER, PINS, PRUNED, STARTING, PROBE)
+_OURS = (GENERATIONS, QUARANTINE, LEDGER, PINS, PRUNED, SKIPS, STARTING, PROBE, TEMPORARY)
 
 
 def stale_uploads(uploads: Iterable[Upload], newest_generation: int) -> list[Upload]:

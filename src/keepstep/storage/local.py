@@ -3,10 +3,12 @@
 import ctypes
 import errno
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from keepstep.errors import (
@@ -17,11 +19,13 @@ from keepstep.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from keepstep.storage.base import Buffer, Capabilities, ObjectInfo, check_key, check_prefix
+from keepstep.storage.base import Buffer, Capabilities, ObjectInfo, Upload, check_key, check_prefix
 from keepstep.storage.local_reading import FileReader
 from keepstep.storage.local_writing import FileWriter, sync_file
 
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
+"""What the name of a file begins with that is not whole yet."""
+_TEMPORARY_NAME = re.compile(r"\.tmp-[0-9a-f]{16}\Z")
 _NO_HARD_LINKS = {
     errno.EPERM,
     errno.ENOTSUP,
@@ -130,6 +134,15 @@ class LocalStorage:
         for parent in parents:
             self._remove_empty_directories(parent)
 
+    def uploads(self, prefix: str) -> tuple[Upload, ...]:
+        """Temporary files below ``prefix``: those of a writer that was killed stay for ever."""
+        base = self._root / check_prefix(prefix)
+        with _translated(prefix or "."):
+            return tuple(sorted(_unfinished(base, prefix), key=lambda upload: upload.key))
+
+    def abort_upload(self, upload: Upload) -> None:
+        self.delete([upload.key])
+
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
@@ -137,7 +150,7 @@ class LocalStorage:
     def _temporary(self, path: Path, data: Buffer) -> Iterator[Path]:
         """``data``, durable in a file beside ``path``; gone afterwards unless it was renamed."""
         self._make_durable_directory(path.parent)
-        temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
         try:
             with temporary.open("xb") as file:
                 file.write(data)
@@ -218,9 +231,19 @@ def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, int]]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-        elif entry.is_file() and not entry.name.startswith(_TEMPORARY):
+        elif entry.is_file() and not entry.name.startswith(TEMPORARY):
             with suppress(FileNotFoundError):  # deleted between scan and stat
                 yield prefix + entry.name, entry.stat().st_size
+
+
+def _unfinished(directory: Path, prefix: str) -> Iterator[Upload]:
+    for parent, _, names in os.walk(directory):
+        below = Path(parent).relative_to(directory).as_posix()
+        for name in filter(_TEMPORARY_NAME.match, names):
+            key = f"{prefix}{name}" if below == "." else f"{prefix}{below}/{name}"
+            with suppress(FileNotFoundError):  # its writer lives, and has just finished
+                began = Path(parent, name).stat().st_mtime
+                yield Upload(key, name, datetime.fromtimestamp(began, UTC))
 
 
 def _rename_exclusively(source: Path, target: Path) -> None:
