@@ -463,3 +463,26 @@ def test_who_will_be_stopped_soon_waits_for_the_silent_no_longer(
     threading.Timer(0.1, told.set).start()
     with pytest.raises(BarrierTimeout, match=r"waited 0 s for the coordinator"):
         barrier.await_answer("depart")
+
+
+class ShownTooEarly(MemoryStorage):
+    """What was created can be read, and may not survive power loss."""
+
+    asked: tuple[str, ...] = ()
+
+    def create(self, key: str, data: Buffer) -> None:
+        super().create(key, data)
+        if key.endswith(MANIFEST):
+            raise StorageUnavailable("the directory could not be synced", key=key)
+
+    def make_durable(self, key: str) -> None:
+        self.asked = (*self.asked, key)
+        raise StorageUnavailable("it still cannot", key=key)
+
+
+def test_nobody_reports_a_commit_that_can_be_read_and_may_not_survive() -> None:
+    storage = ShownTooEarly()
+    attempt, raised = Job(storage).save(10)
+    assert [type(error) for error in raised] == [CommitOutcomeUnknown] * 3
+    assert set(storage.asked) == {attempt.key(MANIFEST)}
+    assert MANIFEST in [key.rpartition("/")[2] for key in objects_of(storage, attempt)], "it stays"

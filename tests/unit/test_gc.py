@@ -1,11 +1,13 @@
 """``keepstep gc --uploads`` on a store in which uploads outlive whoever began them."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from run_on_disk import RunOnDisk
 
 from keepstep.cli import gc
 from keepstep.commit.layout import CheckpointId
@@ -13,6 +15,7 @@ from keepstep.commit.lineage import claim_generation
 from keepstep.commit.uploads import forgotten_uploads, stale_uploads
 from keepstep.errors import ExitCode
 from keepstep.storage.base import Upload
+from keepstep.storage.local import TEMPORARY
 from keepstep.testing.memory_storage import MemoryStorage
 
 Keepstep = Callable[..., tuple[int, str, str]]
@@ -114,8 +117,30 @@ def test_an_age_is_a_time(tmp_path: Path, keepstep: Keepstep, age: str) -> None:
     assert "write 30s, 90min or 24h" in err
 
 
-def test_a_directory_has_nothing_to_collect(tmp_path: Path, keepstep: Keepstep) -> None:
-    code, out, _ = keepstep("gc", str(tmp_path), "--uploads")
+def test_a_store_that_keeps_no_uploads_has_nothing_to_collect(keepstep: Keepstep) -> None:
+    code, out, _ = keepstep("gc", "memory://gc", "--uploads")
     assert code == 0
     assert "keeps no unfinished uploads" in out
-    assert not json.loads(keepstep("gc", str(tmp_path), "--uploads", "--json")[1])["keeps_uploads"]
+    assert not json.loads(keepstep("gc", "memory://gc", "--uploads", "--json")[1])["keeps_uploads"]
+
+
+def test_what_a_killed_writer_left_in_a_directory_is_collected(
+    run: RunOnDisk, keepstep: Keepstep
+) -> None:
+    """Files that no listing shows, and that nobody ever removed."""
+    old, new = run.newest, CheckpointId(40, 2, "0123456789ab")
+    assert old is not None
+    run.start(resumed_from=old)
+    (run.root / new.prefix).mkdir()
+    left = [
+        run.root / "steps" / old.name / f"{TEMPORARY}{1:016x}",
+        run.root / f"{TEMPORARY}{2:016x}",
+    ]
+    young = run.root / new.prefix / f"{TEMPORARY}{3:016x}"
+    strange = run.root / f"{TEMPORARY}of-somebody-else"
+    for path in (*left, young, strange):
+        path.write_bytes(b"half")
+    os.utime(left[1], (0, 0))
+    assert "2 unfinished uploads aborted" in keepstep("gc", run.uri, "--uploads")[1]
+    assert [path for path in (*left, young, strange) if path.exists()] == [young, strange]
+    assert keepstep("verify", run.uri, "--all")[0] == 0

@@ -37,7 +37,7 @@ from keepstep.errors import (
     StorageUnavailable,
 )
 from keepstep.phases import Phase
-from keepstep.storage.base import Storage
+from keepstep.storage.base import ShowsBeforeDurable, Storage
 from keepstep.world import World
 
 _WHOLE_PLAN = f"{Phase.PLAN}.whole"
@@ -276,15 +276,15 @@ def _check_objects(storage: Storage, manifest: Manifest) -> None:
 
 def _settle(storage: Storage, key: str, data: bytes, error: StorageError) -> None:
     try:
-        found = storage.get(key)
+        found = _read_durable(storage, key)
     except ObjectNotFound:
         # The request may still be on its way, so this is not yet an abort.
         raise CommitOutcomeUnknown(
-            "the manifest could not be created; it may still appear", key=key
+            f"the manifest could not be created; it may still appear: {error}", key=key
         ) from error
     except StorageError:
         raise CommitOutcomeUnknown(
-            "the manifest may have been created; the store does not answer", key=key
+            f"the manifest may have been created; the store does not say: {error}", key=key
         ) from error
     if found != data:
         raise InternalError("another writer used this attempt's name", key=key) from error
@@ -309,7 +309,7 @@ def _is_published(storage: Storage, attempt: CheckpointId) -> bool:
     """Whether the manifest is there. *Raises:* ``CommitOutcomeUnknown`` if the store cannot say."""
     key = attempt.key(MANIFEST)
     try:
-        Manifest.from_bytes(storage.get(key), key)
+        Manifest.from_bytes(_read_durable(storage, key), key)
     except ObjectNotFound:
         return False
     except StorageError as error:
@@ -319,3 +319,11 @@ def _is_published(storage: Storage, attempt: CheckpointId) -> bool:
             attempt=attempt.attempt,
         ) from error
     return True
+
+
+def _read_durable(storage: Storage, key: str) -> bytes:
+    """An object, which is durable by now, even if whoever created it could not see to that."""
+    data = storage.get(key)
+    if isinstance(storage, ShowsBeforeDurable):
+        storage.make_durable(key)
+    return data

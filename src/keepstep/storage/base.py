@@ -157,6 +157,18 @@ class KeepsUploads(Protocol):
         ...
 
 
+@runtime_checkable
+class ShowsBeforeDurable(Protocol):
+    """A store in which an object can be read before it would survive power loss."""
+
+    def make_durable(self, key: str) -> None:
+        """See to it that what is read under a key survives power loss, whoever has written it.
+
+        *Raises:* ``StorageError`` if it may not.
+        """
+        ...
+
+
 def is_key(text: str) -> bool:
     """Whether a text is a legal key: segments of ``[A-Za-z0-9_.-]`` between single slashes."""
     segments = text.split("/")

@@ -7,7 +7,7 @@ import re
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,32 +57,44 @@ class LocalStorage:
 
     def put(self, key: str, data: Buffer) -> None:
         path = self._path(key)
-        with _translated(key), self._temporary(path, data) as temporary:
+        with self._translated(key), self._temporary(path, data) as temporary:
             temporary.replace(path)
             _sync_directory(path.parent)
 
     def create(self, key: str, data: Buffer) -> None:
         path = self._path(key)
-        with _translated(key), self._temporary(path, data) as temporary:
+        with self._translated(key), self._temporary(path, data) as temporary:
             _rename_exclusively(temporary, path)
             try:
                 _sync_directory(path.parent)
-            except OSError:
-                # The name may not survive power loss, so it must not be seen either.
-                path.unlink()
-                raise
+            except OSError as error:
+                # The name may not survive power loss, so it must not be seen either. Its removal
+                # may not survive it either: whatever went wrong, the object may still appear.
+                with suppress(OSError):
+                    path.unlink()
+                raise StorageUnavailable(_sentence(error, path), key=key) from error
+
+    def make_durable(self, key: str) -> None:
+        path = self._path(key)
+        with self._translated(key):
+            with path.open("rb") as file:
+                sync_file(file.fileno())
+            for directory in path.parents:
+                _sync_directory(directory)
+                if directory == self._root:
+                    break
 
     @contextmanager
     def open_writer(self, key: str, size_bytes: int) -> Iterator["_TranslatedWriter"]:
         path = self._path(key)
-        with _translated(key):
+        with self._translated(key):
             self._make_durable_directory(path.parent)
             file = FileWriter(path)
         try:
-            with _translated(key):
+            with self._translated(key):
                 file.allocate(size_bytes)
-            yield _TranslatedWriter(file, key)
-            with _translated(key):
+            yield _TranslatedWriter(file, key, self._path(key))
+            with self._translated(key):
                 file.sync()
                 _sync_directory(path.parent)
         except BaseException:
@@ -95,7 +107,7 @@ class LocalStorage:
 
     def append(self, key: str, data: Buffer) -> None:
         path = self._path(key)
-        with _translated(key):
+        with self._translated(key):
             self._make_durable_directory(path.parent)
             # One write call on an O_APPEND descriptor: a killed writer tears at most its last line.
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -105,21 +117,21 @@ class LocalStorage:
                 os.close(descriptor)
 
     def get(self, key: str) -> bytes:
-        with _translated(key):
+        with self._translated(key):
             return self._path(key).read_bytes()
 
     @contextmanager
     def open_reader(self, key: str) -> Iterator["_TranslatedReader"]:
-        with _translated(key):
+        with self._translated(key):
             file = FileReader(self._path(key))
         try:
-            yield _TranslatedReader(file, key)
+            yield _TranslatedReader(file, key, self._path(key))
         finally:
             file.close()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         base = self._root / check_prefix(prefix)
-        with _translated(prefix or "."):
+        with self._translated(prefix or "."):
             found = sorted(_walk(base, prefix))
         for key, size_bytes in found:
             yield ObjectInfo(key, size_bytes)
@@ -128,7 +140,7 @@ class LocalStorage:
         parents = set()
         for key in keys:
             path = self._path(key)
-            with _translated(key):
+            with self._translated(key):
                 path.unlink(missing_ok=True)
             parents.add(path.parent)
         for parent in parents:
@@ -137,11 +149,14 @@ class LocalStorage:
     def uploads(self, prefix: str) -> tuple[Upload, ...]:
         """Temporary files below ``prefix``: those of a writer that was killed stay for ever."""
         base = self._root / check_prefix(prefix)
-        with _translated(prefix or "."):
+        with self._translated(prefix or "."):
             return tuple(sorted(_unfinished(base, prefix), key=lambda upload: upload.key))
 
     def abort_upload(self, upload: Upload) -> None:
         self.delete([upload.key])
+
+    def _translated(self, key: str) -> AbstractContextManager[None]:
+        return _translated(key, self._root / key)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
@@ -197,12 +212,13 @@ class LocalStorage:
 
 
 class _TranslatedWriter:
-    def __init__(self, file: FileWriter, key: str) -> None:
+    def __init__(self, file: FileWriter, key: str, path: Path) -> None:
         self._file = file
         self._key = key
+        self._path = path
 
     def write(self, offset: int, data: Buffer) -> None:
-        with _translated(self._key):
+        with _translated(self._key, self._path):
             self._file.write(offset, data)
 
     def abandon(self) -> None:
@@ -210,16 +226,17 @@ class _TranslatedWriter:
 
 
 class _TranslatedReader:
-    def __init__(self, file: FileReader, key: str) -> None:
+    def __init__(self, file: FileReader, key: str, path: Path) -> None:
         self._file = file
         self._key = key
+        self._path = path
 
     @property
     def size_bytes(self) -> int:
         return self._file.size_bytes
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
-        with _translated(self._key):
+        with _translated(self._key, self._path):
             return self._file.read_into(offset, buffer)
 
 
@@ -301,9 +318,17 @@ _KINDS: dict[int, type[StorageError]] = {
     errno.EROFS: StorageDenied,
 }
 
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or raise the quota",
+    errno.EACCES: "give this user permission to read and write there",
+    errno.EROFS: "mount it writable; after an error of the disk the kernel's log tells of it",
+    errno.EIO: "the disk or its file system fails: see the kernel's log",
+}
+
 
 @contextmanager
-def _translated(key: str) -> Iterator[None]:
+def _translated(key: str, path: Path) -> Iterator[None]:
     """Turn an ``OSError`` into the storage error that says what a caller can do about it."""
     try:
         yield
@@ -311,4 +336,11 @@ def _translated(key: str) -> Iterator[None]:
         raise
     except OSError as error:
         kind = _KINDS.get(error.errno or 0, StorageUnavailable)
-        raise kind(f"{error.strerror or error}: {error.filename or key}", key=key) from error
+        raise kind(_sentence(error, path), key=key) from error
+
+
+def _sentence(error: OSError, path: Path) -> str:
+    """What is wrong, where, and what to do."""
+    where = f"{error.strerror or error}: {error.filename or path}"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{where}: {remedy}" if remedy else where

@@ -182,6 +182,18 @@ class CuttableDisk:
         mode = "ro" if is_read_only else "rw"
         self._inside("mount", "-o", f"remount,{mode}", str(self._mount_point))
 
+    def set_read_only_on_errors(self) -> None:
+        """What most distributions choose for ext4."""
+        self._inside("mount", "-o", "remount,errors=remount-ro", str(self._mount_point))
+
+    def fail(self) -> None:
+        """Have ext4 find an error in itself, and do what it does then. What is cached stays
+        readable.
+        """
+        device = os.stat(self.path).st_dev
+        block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+        Path(f"/sys/fs/ext4/{block}/trigger_fs_error").write_text("a test")
+
     def add_memory(self, backing_bytes: int) -> None:
         """Lift the limit of the memory behind the device."""
         self._inside("mount", "-o", f"remount,size={backing_bytes}", str(self._directory / "back"))
@@ -189,7 +201,16 @@ class CuttableDisk:
     def _start_keeper(self) -> None:
         """A process that owns the mounts: once it is gone, however that came, so are they."""
         self._keeper = subprocess.Popen(
-            ("unshare", "--mount", "--propagation", "private", "sh", "-c", _KEEPER, self._directory),
+            (
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                _KEEPER,
+                self._directory,
+            ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

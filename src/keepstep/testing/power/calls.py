@@ -69,7 +69,9 @@ class _Seer:
             if not self._is_ours(last):
                 return real(*arguments, **options)
             return self._see(
-                Call(name, self._root, self._named(last), False, lambda: real(*arguments, **options))
+                Call(
+                    name, self._root, self._named(last), False, lambda: real(*arguments, **options)
+                )
             )
 
         return call
@@ -105,9 +107,7 @@ class _Seer:
             if not (flags & os.O_CREAT and self._is_ours(path)):
                 return real(path, flags, *arguments, **options)
             return int(
-                self._see(
-                    self._opening(path, lambda: real(path, flags, *arguments, **options))
-                )
+                self._see(self._opening(path, lambda: real(path, flags, *arguments, **options)))
             )
 
         return call
@@ -118,9 +118,7 @@ class _Seer:
         def call(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
             if not (set(mode) & set("wxa+") and self._is_ours(path)):
                 return real(path, mode, *arguments, **options)
-            return self._see(
-                self._opening(path, lambda: real(path, mode, *arguments, **options))
-            )
+            return self._see(self._opening(path, lambda: real(path, mode, *arguments, **options)))
 
         return call
 
