@@ -1,6 +1,7 @@
 """The disk whose power can be cut does what real ones do."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -58,9 +59,8 @@ def test_a_killed_process_leaves_no_mount_no_device_and_no_directory(ext4: Cutta
     directory, keeper = done.stdout.split()
     _wait_for_end_of(int(keeper))
     assert not Path(directory).exists()
-    assert (
-        directory not in subprocess.run(["losetup", "--all"], capture_output=True, text=True).stdout
-    )
+    attached = subprocess.run(["losetup", "--all"], capture_output=True, text=True, check=True)
+    assert directory not in attached.stdout
 
 
 def test_the_reason_is_said_where_there_can_be_no_such_disk(
@@ -79,8 +79,6 @@ def _wait_for_end_of(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        import select
-
         select.select([descriptor], [], [], 30)
     finally:
         os.close(descriptor)

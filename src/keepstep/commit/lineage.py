@@ -67,7 +67,14 @@ def list_generations(storage: Storage) -> list[int]:
 def read_generation(storage: Storage, number: int) -> Generation:
     """One claim. *Raises:* ``ObjectNotFound``, ``CorruptCheckpointError``."""
     key = generation_key(number)
-    return Generation.from_bytes(storage.get(key), key)
+    try:
+        return Generation.from_bytes(storage.get(key), key)
+    except CorruptCheckpointError as error:
+        raise CorruptCheckpointError(
+            f"{error.args[0]}: without this claim nobody can say which commits count. Restore it "
+            f"from a copy of {storage.uri}, or go on in a new run with init_from",
+            key=key,
+        ) from error
 
 
 def claims_on_line(storage: Storage) -> dict[int, Generation]:

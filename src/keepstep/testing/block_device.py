@@ -190,7 +190,7 @@ class CuttableDisk:
         """Have ext4 find an error in itself, and do what it does then. What is cached stays
         readable.
         """
-        device = os.stat(self.path).st_dev
+        device = self.device
         block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
         Path(f"/sys/fs/ext4/{block}/trigger_fs_error").write_text("a test")
 
@@ -200,17 +200,9 @@ class CuttableDisk:
 
     def _start_keeper(self) -> None:
         """A process that owns the mounts: once it is gone, however that came, so are they."""
-        self._keeper = subprocess.Popen(
-            (
-                "unshare",
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                _KEEPER,
-                self._directory,
-            ),
+        command = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _KEEPER)
+        self._keeper = subprocess.Popen(  # noqa: S603  # words of this module
+            (*command, self._directory),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -238,6 +230,6 @@ class CuttableDisk:
     def _inside(self, *command: str) -> None:
         assert self._keeper is not None
         enter = ("nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", *command)
-        done = subprocess.run(enter, capture_output=True, text=True, check=False)
+        done = subprocess.run(enter, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode != 0:
             raise StorageUnavailable(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from keepstep.errors import ExitCode
 from keepstep.testing.block_device import FILE_SYSTEMS, CuttableDisk, FileSystem, cannot_cut
@@ -27,18 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"skipped: {reason}")
         sys.exit(ExitCode.OK)
     if options.mutants:
-        is_good = all([_find_out(system, name) for system in systems for name in BROKEN])
+        found = [_find_out(system, name) for system in systems for name in BROKEN]
+        is_good = all(found)
     else:
         is_good = _cut_everywhere(systems, options.every, options.seed)
     sys.exit(ExitCode.OK if is_good else ExitCode.ERROR)
-
-
-@dataclass
-class Row:
-    """A line of the table: one file system in one weather."""
-
-    cuts: int = 0
-    recovered: int = 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -82,15 +74,14 @@ def _cut_everywhere(systems: Sequence[FileSystem], every: int, seed: int) -> boo
         with CuttableDisk(system, size_bytes=DISK_BYTES) as disk:
             everywhere = points(disk, seed=seed)
             for weather in Weather:
-                began, row = time.monotonic(), Row()
-                for outcome in sweep(disk, everywhere[::every], weather, seed=seed):
-                    row.cuts += 1
-                    row.recovered += not outcome.broken
-                    chapters[outcome.chapter] += 1
-                    failed += [outcome] if outcome.broken else []
+                began = time.monotonic()
+                outcomes = list(sweep(disk, everywhere[::every], weather, seed=seed))
+                broken = [outcome for outcome in outcomes if outcome.broken]
+                chapters.update(outcome.chapter for outcome in outcomes)
+                failed += broken
                 print(
-                    f"{system.name:<16}{weather:<10}{len(everywhere):>7}{row.cuts:>7}"
-                    f"{row.recovered:>11}{time.monotonic() - began:>7.1f}",
+                    f"{system.name:<16}{weather:<10}{len(everywhere):>7}{len(outcomes):>7}"
+                    f"{len(outcomes) - len(broken):>11}{time.monotonic() - began:>7.1f}",
                     flush=True,
                 )
     print(", ".join(f"{chapter} {count}" for chapter, count in chapters.items()))

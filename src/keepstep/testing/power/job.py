@@ -1,4 +1,4 @@
-"""A job that saves bytes instead of tensors: the real protocol and store, ranks that are threads."""
+"""A job that saves bytes, not tensors: the real protocol and store; ranks are threads."""
 
 import mmap
 import threading
@@ -63,7 +63,7 @@ def content(step: int, rank: int) -> memoryview:
 def newest_whole(storage: Storage) -> tuple[CheckpointId | None, list[CheckpointId]]:
     """What a start goes on from; and what it has set aside as damaged on the way there."""
     catalog = Catalog(storage)
-    damaged = []
+    damaged: list[CheckpointId] = []
     for candidate in catalog.candidates():
         if not (damages := verify_checkpoint(storage, candidate)):
             return candidate, damaged
