@@ -8,7 +8,7 @@ from keepstep.testing.power.habits import BROKEN
 from keepstep.testing.power.sweep import points, sweep
 from power.disks import disk
 
-_A_FEW = 25
+_A_FEW = 60
 """Each so many points: enough to notice that something has broken."""
 
 

@@ -73,7 +73,7 @@ def cut_at(cuttable: CuttableDisk, point: Point | None, weather: Weather) -> Pow
 
 def test_a_session_recovers_from_some_cuts(ext4: CuttableDisk) -> None:
     calls = len(cut_at(ext4, None, Weather.CALM).calls)
-    for number in range(10, calls, 30):
+    for number in range(10, calls, 45):
         cut_at(ext4, Point(number), Weather.JOURNAL)
 
 
