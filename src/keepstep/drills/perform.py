@@ -121,8 +121,8 @@ class Ground:
             record = replace(record, broken_off=str(error))
         record = replace(record, seconds=time.monotonic() - start)
         if reference is None and "steps" in stage.notes:
-            steps = ("train.steps", stage.notes["steps"])
-            reference = self._reference(replace(drill, settings=(*drill.settings, steps)))
+            whole = (("train.steps", stage.notes["steps"]), ("checkpoint.keep", "all"))
+            reference = self._reference(replace(drill, settings=(*drill.settings, *whole)))
         return replace(
             record,
             injections=tuple(stage.injections),

@@ -27,7 +27,7 @@ from keepstep.errors import BarrierTimeout
 
 SAVE_EVERY = 10
 _MARK = "sleep"
-_MARK_SECONDS = 90.0
+_MARK_SECONDS = 300.0  # rounds that end by themselves may come first
 _END_SECONDS = 60.0
 
 

@@ -17,7 +17,7 @@ _KEPT = "last=3"
 def clean_up(storage: Storage) -> list[str]:
     """``keepstep prune`` and ``keepstep gc``; what is there then and belongs to nothing."""
     _keepstep("prune", storage.uri, "--keep", _KEPT, "--superseded", "--quarantined")
-    _keepstep("gc", storage.uri, "--uploads", "--older-than", "0s")
+    _keepstep("gc", storage.uri, "--uploads", "--older-than", "1s")
     return left_over(storage)
 
 
