@@ -100,22 +100,22 @@ class Stage:
         """Note what crash sites of jobs that are over have done."""
         while self._logs:
             _, fired = self._logs.popitem()
-            self.injections += [_injection(line) for line in _read_fired(fired) if _is_deed(line)]
+            self.injections += [_injection(line) for line in _read_fired(fired) if is_deed(line)]
 
     def note(self, kind: str, target: str, detail: str = "") -> None:
         """Note what was just done to the run, for reports and judges."""
         self.injections.append(Injection(time=time.time(), kind=kind, target=target, detail=detail))
 
 
+def is_deed(fired: Mapping[str, Any]) -> bool:
+    """A sleep of no seconds only marks a moment."""
+    return (fired["action"], fired["argument"]) != ("sleep", "0")
+
+
 def _read_fired(path: Path) -> list[dict[str, Any]]:
     """As the processes noted it, each right before."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _is_deed(fired: Mapping[str, Any]) -> bool:
-    """A sleep of no seconds only marks a moment."""
-    return (fired["action"], fired["argument"]) != ("sleep", "0")
 
 
 def _injection(fired: Mapping[str, Any]) -> Injection:

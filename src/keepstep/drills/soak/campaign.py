@@ -22,11 +22,10 @@ from keepstep.drills.soak.schedule import (
     sorties,
 )
 from keepstep.drills.soak.stock import read_by_stock
-from keepstep.drills.stage import Stage
+from keepstep.drills.stage import Stage, is_deed
 from keepstep.errors import BarrierTimeout
 
 SAVE_EVERY = 10
-_MARK = "sleep"
 _MARK_SECONDS = 300.0  # rounds that end by themselves may come first
 _END_SECONDS = 60.0
 
@@ -117,8 +116,9 @@ class _Sortie:
 
         def is_due() -> bool:
             return job.code is not None or any(
-                fired["action"] == _MARK and fired["restart"] >= restart
+                fired["restart"] >= restart
                 for fired in self._stage.fired(job)
+                if not is_deed(fired)
             )
 
         if not until(is_due, _MARK_SECONDS):

@@ -11,6 +11,7 @@ from keepstep.commit.lineage import valid_line
 from keepstep.drills.history import tell
 from keepstep.drills.record import Record
 from keepstep.drills.remains import Remains
+from keepstep.drills.results import Injection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +73,7 @@ def figures(record: Record) -> Figures | None:
         return None
     history = tell(record.remains)
     productive_seconds, steps_run = _productive(record.remains)
-    kinds = Counter(
-        injection.detail.split()[0] if injection.kind in ("raise", "sleep") else injection.kind
-        for injection in record.injections
-    )
+    kinds = Counter(map(_kind, record.injections))
     return Figures(
         faults=dict(kinds.most_common()),
         seconds=record.seconds,
@@ -86,6 +84,13 @@ def figures(record: Record) -> Figures | None:
         recoveries_seconds=tuple(sorted(history.recoveries_seconds)),
         failed_saves=len(history.failed_saves),
     )
+
+
+def _kind(injection: Injection) -> str:
+    """In a word: what a crash site raises says more than that it does."""
+    if injection.kind == "raise":
+        return injection.detail.split()[0]
+    return "slow rank" if injection.kind == "sleep" else injection.kind
 
 
 def _productive(remains: Remains) -> tuple[float, int]:
