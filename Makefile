@@ -12,7 +12,7 @@ help:
 	@echo "make train-s3  the same with its steps in an S3 server on this machine (runs/s3)"
 	@echo "make test    set up, then run the tests"
 	@echo "make lint    ruff, mypy, import contracts"
-	@echo "make drill   kill ranks in the middle of a save and compare with an uninterrupted run"
+	@echo "make drill   rehearse one failure of each sort with real jobs (five minutes)"
 	@echo "make bench   measure saves and loads beside other checkpointers (an hour; BENCH=--quick: minutes)"
 	@echo "make clean   remove the environment and everything in runs/"
 

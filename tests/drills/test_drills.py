@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="drills read /proc"),
 ]
 
-_BY_DEFAULT = {"kill-in-flight-overlap-fsdp", "rescale-hsdp", "zombie-early"}
+_BY_DEFAULT = {"kill-in-flight-overlap-fsdp", "kill-write.middle-sync-fsdp", "zombie-early"}
 """Of sorts that the smoke drills, which CI runs beside the tests, leave out."""
 
 

@@ -9,17 +9,22 @@ import pytest
 from keepstep.commit.catalog import Status
 from keepstep.commit.layout import CheckpointId
 from keepstep.drills.evidence import Evidence
-from keepstep.drills.history import History, Start, Step
+from keepstep.drills.history import FailedSave, History, LiveState, Start, Step
 from keepstep.drills.inject import Damage
 from keepstep.drills.judges import JUDGES, judge
 from keepstep.drills.remains import Checkpoint
-from keepstep.drills.results import Result
+from keepstep.drills.results import Injection, Result
 from keepstep.drills.scenario import DamageKind, Ending, Place
 
 LAST_STEP = 8
 BATCH = 4
-DIGESTS = {("model.weight", (0, 0)): "crc64:00000000000000ff", ("optim.lr", ()): "crc32c:01"}
+HALVES = ("crc64:00000000000000f0", "crc64:000000000000000f")
+DIGESTS = {
+    **{("model.weight", (rank, 0)): HALVES[rank] for rank in (0, 1)},
+    ("optim.lr", ()): "crc32c:01",
+}
 RNG = ("ranks.00000.rng.torch", (0,))
+RNGS = ("crc64:{step:016x}", "crc64:1{step:015x}")
 
 
 def id_of(step: int, generation: int) -> CheckpointId:
@@ -27,7 +32,8 @@ def id_of(step: int, generation: int) -> CheckpointId:
 
 
 def checkpoint(step: int, generation: int, status: Status = Status.COMMITTED) -> Checkpoint:
-    digests = {**DIGESTS, RNG: f"crc64:{step:016x}"}
+    other_rng = ("ranks.00001.rng.torch", (0,))
+    digests = {**DIGESTS, RNG: RNGS[0].format(step=step), other_rng: RNGS[1].format(step=step)}
     return Checkpoint(
         id=id_of(step, generation),
         status=status,
@@ -35,6 +41,7 @@ def checkpoint(step: int, generation: int, status: Status = Status.COMMITTED) ->
         state_digest="crc64:00000000000000ff",
         digests=digests,
         tensors=frozenset(key for key in digests if digests[key].startswith("crc64")),
+        progress={"samples": step * BATCH},
     )
 
 
@@ -45,6 +52,13 @@ def step(number: int, generation: int) -> Step:
     )
 
 
+def live(rank: int, step: int) -> LiveState:
+    """What a rank has in memory that resumed well: its generator, and half of a tensor."""
+    whole = {"optim.lr": "crc32c:01", f"ranks.{rank:05}.rng.torch": RNGS[rank].format(step=step)}
+    shards = {("model.weight", (rank, 0)): HALVES[rank]}
+    return LiveState(step, {"samples": step * BATCH}, whole, shards)
+
+
 def start(generation: int, resumed_from: CheckpointId | None) -> Start:
     name = resumed_from.name if resumed_from else None
     return Start(
@@ -53,6 +67,7 @@ def start(generation: int, resumed_from: CheckpointId | None) -> Start:
         resumed_from=resumed_from,
         reported={0: name, 1: name},
         live_digests=dict.fromkeys((0, 1), "crc64:00000000000000ff" if resumed_from else None),
+        states={rank: live(rank, resumed_from.step if resumed_from else 0) for rank in (0, 1)},
         first_step_ended=1.0,
         ended=2.0,
     )
@@ -110,6 +125,21 @@ FROZEN = replace(
         starts=(*RESUMED.starts, start(3, id_of(8, 2))),
     ),
 )
+KILL = Injection(time=1.0, kind="kill", target="rank 1")
+SOAKED = replace(
+    DAMAGED,
+    history=replace(
+        DAMAGED.history,
+        saved=frozenset({id_of(2, 1), id_of(4, 1), id_of(6, 1), id_of(6, 2)}),
+        failed_saves=(FailedSave(1, 3, is_survived=True),),
+    ),
+    injections=(KILL,),
+    notes={
+        "launches": [{"end": "preempt", "code": 85, "orphans": 0, "log": "job-1.log"}],
+        "left_over": [],
+        "stock": {"is_read": True, "said": "stock DCP read it"},
+    },
+)
 HONEST: Mapping[str, Evidence] = dict.fromkeys(JUDGES, KILLED) | {
     "damage_is_named": DAMAGED,
     "fell_back": DAMAGED,
@@ -117,6 +147,13 @@ HONEST: Mapping[str, Evidence] = dict.fromkeys(JUDGES, KILLED) | {
     "nothing_added": DAMAGED,
     "late_commit_is_void": FROZEN,
     "last_resume_is_newest": FROZEN,
+    "launchers_ended": SOAKED,
+    "nothing_lost_but_damage": SOAKED,
+    "never_back": SOAKED,
+    "damage_was_named": SOAKED,
+    "nothing_left_over": SOAKED,
+    "stock_reads_it": SOAKED,
+    "failed_saves_are_survived": SOAKED,
 }
 
 
@@ -152,6 +189,28 @@ def with_digest(evidence: Evidence, key: tuple[str, tuple[int, ...]]) -> Evidenc
 
 def with_result(evidence: Evidence, **changes: object) -> Evidence:
     return replace(evidence, results=(replace(ENDED, **changes),))
+
+
+def with_state(evidence: Evidence, rank: int, **changes: object) -> Evidence:
+    states = evidence.history.starts[-1].states
+    return with_last_start(evidence, states={**states, rank: replace(states[rank], **changes)})
+
+
+def with_notes(evidence: Evidence, **changes: object) -> Evidence:
+    return replace(evidence, notes={**evidence.notes, **changes})
+
+
+def wrong_restores(name: str) -> list[tuple[str, str, Callable[[Evidence], Evidence]]]:
+    """What each judge of restores must find out."""
+    half, weight = ("model.weight", (1, 0)), "crc64:0000000000000001"
+    rng = {**live(1, 4).whole, "ranks.00001.rng.torch": "crc64:0"}
+    return [
+        (name, "rank 1: progress.samples", lambda e: with_state(e, 1, progress={"samples": 17})),
+        (name, "rank 1: ranks.00001.rng.torch", lambda e: with_state(e, 1, whole=rng)),
+        (name, "rank 0: optim.lr", lambda e: with_state(e, 0, whole={"optim.lr": "crc32c:02"})),
+        (name, "rank 1: model.weight", lambda e: with_state(e, 1, shards={half: weight})),
+        (name, "together: model.weight", lambda e: with_state(e, 1, shards={})),
+    ]
 
 
 LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
@@ -260,12 +319,53 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         "not from step 8",
         lambda e: with_last_start(e, resumed_from=id_of(6, 1)),
     ),
+    *wrong_restores("restored_exactly"),
+    *wrong_restores("restored_exactly_elsewhere"),
+    *wrong_restores("restored_exactly_where_known"),
+    ("restored_exactly", "only {0} told", lambda e: with_last_start(e, states={0: live(0, 4)})),
+    (
+        "launchers_ended",
+        "ended with 1",
+        lambda e: with_notes(
+            e, launches=[{"end": "preempt", "code": 1, "orphans": 0, "log": "job-1.log"}]
+        ),
+    ),
+    (
+        "nothing_lost_but_damage",
+        "resumed from step 2",
+        lambda e: with_last_start(e, resumed_from=id_of(2, 1)),
+    ),
+    (
+        "never_back",
+        "went back from step 4 to 2",
+        lambda e: with_history(
+            e,
+            starts=(
+                start(1, None),
+                start(2, id_of(4, 1)),
+                start(3, id_of(2, 1)),
+            ),
+        ),
+    ),
+    (
+        "damage_was_named",
+        "was not noticed",
+        lambda e: with_checkpoint(e, id_of(6, 1), status=Status.COMMITTED),
+    ),
+    ("nothing_left_over", "steps/a", lambda e: with_notes(e, left_over=["steps/a"])),
+    (
+        "stock_reads_it",
+        "no such key",
+        lambda e: with_notes(e, stock={"is_read": False, "said": "no such key"}),
+    ),
+    ("failed_saves_are_survived", "only 0 faults", lambda e: replace(e, injections=())),
 ]
 
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_judge_accepts_an_honest_history(name: str) -> None:
     verdict = judge(name, HONEST[name])
+    assert verdict is not None
     assert verdict.is_good, verdict.evidence
     assert verdict.invariant.startswith("I")
     assert verdict.evidence
@@ -278,6 +378,7 @@ def test_judge_finds_out_a_lie(
     name: str, objection: str, tamper: Callable[[Evidence], Evidence]
 ) -> None:
     verdict = judge(name, tamper(HONEST[name]))
+    assert verdict is not None
     assert not verdict.is_good
     assert objection in verdict.evidence
 
@@ -285,7 +386,8 @@ def test_judge_finds_out_a_lie(
 @pytest.mark.parametrize("name", JUDGES)
 def test_nothing_is_good_without_evidence(name: str) -> None:
     nothing = History(steps=(), checkpoints=(), starts=())
-    assert not judge(name, Evidence(history=nothing, reference=nothing)).is_good
+    verdict = judge(name, Evidence(history=nothing, reference=nothing))
+    assert verdict is None or not verdict.is_good
 
 
 def test_every_judge_is_lied_to() -> None:
@@ -295,4 +397,6 @@ def test_every_judge_is_lied_to() -> None:
 def test_any_block_behind_the_cut_names_a_truncated_file() -> None:
     cut = replace(DAMAGE, kind=DamageKind.TRUNCATE, block=2)
     named = with_checkpoint(DAMAGED, DAMAGE.checkpoint, reason=f"{DAMAGE.key} block 3: cut short")
-    assert judge("damage_is_named", replace(named, damages=(cut,))).is_good
+    verdict = judge("damage_is_named", replace(named, damages=(cut,)))
+    assert verdict is not None
+    assert verdict.is_good

@@ -35,7 +35,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
 
     def start_job(*, agent: str, worker: str = SLEEP) -> Job:
         code = SPAWN.format(worker=worker, agent=agent)
-        monkeypatch.setattr(run, "_command", lambda leg, settings: [sys.executable, "-c", code])
+        monkeypatch.setattr(run, "_torchrun", lambda leg: [sys.executable, "-c", code])
         failpoints = {"KEEPSTEP_FAILPOINTS": ""}
         return Job(Leg(1), {}, environ=os.environ, failpoints=failpoints, log=tmp_path / "log")
 

@@ -19,6 +19,7 @@ from keepstep.drills.scenario import (
     Scale,
     Spoil,
 )
+from keepstep.drills.soak.drill import soak
 from keepstep.drills.verdicts import INVARIANTS
 from keepstep.errors import ConfigError
 from keepstep.failpoints import FAILPOINTS, arm, disarm
@@ -58,7 +59,8 @@ def test_every_need_is_known_and_every_player_is_there(drill: Drill) -> None:
 
 
 def test_every_judge_is_needed_and_known() -> None:
-    assert {name for drill in catalog() for name in drill.judges} == set(JUDGES)
+    drills = (*catalog(), soak(minutes=1, faults=1))
+    assert {name for drill in drills for name in drill.judges} == set(JUDGES)
 
 
 @pytest.mark.parametrize("drill", catalog(), ids=lambda drill: drill.name)

@@ -1,6 +1,7 @@
 """Crash sites: armed by a specification, free and silent otherwise."""
 
 import errno
+import json
 import signal
 import subprocess
 import sys
@@ -120,3 +121,37 @@ def test_every_site_is_in_the_code() -> None:
         is_timed = phase in list(Phase) and f"timeline.phase(Phase.{phase.upper()})" in code
         is_border = f"{{Phase.{phase.upper()}}}.{moment}" in code
         assert is_literal or is_timed or is_border, site
+
+
+def test_a_rule_may_wait_for_a_later_pass() -> None:
+    arm("write.middle=raise@pass:2@step:20")
+    failpoints.hit("write.middle", step=10)
+    failpoints.hit("write.middle", step=20)
+    with pytest.raises(FailpointError):
+        failpoints.hit("write.middle", step=20)
+
+
+def test_what_is_done_is_logged_before_it_is_done(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    failpoints.arm("write.middle=raise:ENOSPC", rank=1, restart_count=0, log=log)
+    with pytest.raises(OSError, match="write"):
+        failpoints.hit("write.middle", step=20)
+    line = json.loads(log.read_text())
+    assert line.pop("time") > 0
+    assert line == {
+        "rank": 1,
+        "step": 20,
+        "restart": 0,
+        "site": "write.middle",
+        "action": "raise",
+        "argument": "ENOSPC",
+    }
+
+
+def test_spoiling_is_left_to_the_site() -> None:
+    spoiled: list[str] = []
+    arm("load.after=spoil:rng")
+    failpoints.hit("load.after", step=5, spoil=spoiled.append)
+    assert spoiled == ["rng"]
+    with pytest.raises(ValueError, match=r"load\.after only"):
+        arm("write.middle=spoil:rng")

@@ -3,39 +3,37 @@
 Of the drills package only the catalog is imported until one is run.
 """
 
-import signal
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from keepstep.cli.output import Flag, print_json, print_table
-from keepstep.drills.catalog import SMOKE, catalog, select
-from keepstep.drills.scenario import Drill
+from keepstep.cli.drilling import choose, directory_of, perform_all, remove_if_empty, tell
+from keepstep.cli.output import Flag, UsageError, print_json, print_table
+from keepstep.drills.catalog import SABOTAGED, SMOKE, catalog
+from keepstep.drills.sabotage import SABOTAGES, spoiling
 from keepstep.errors import ExitCode
-
-if TYPE_CHECKING:
-    from keepstep.drills.perform import Ground
-    from keepstep.drills.record import Record
 
 drill = App(name="drill", help="Rehearse failures: start real jobs, kill them, judge.")
 
 Directory = Annotated[Path | None, Parameter(show_default=False)]
-Uri = Annotated[str | None, Parameter(show_default=False)]
+Text = Annotated[str | None, Parameter(show_default=False)]
 
 
 @drill.command(name="list")
-def list_drills(*, json: Flag = False) -> None:
+def list_drills(*, sabotages: Flag = False, json: Flag = False) -> None:
     """List the drills there are.
 
     Parameters
     ----------
+    sabotages
+        List what --sabotage can break instead.
     json
         Print JSON.
     """
+    if sabotages:
+        _list_sabotages(json=json)
+        return
     if json:
         listed = [
             {"name": d.name, "family": d.family, "description": d.description} for d in catalog()
@@ -51,8 +49,11 @@ def list_drills(*, json: Flag = False) -> None:
 def run_drills(
     *names: str,
     dir: Directory = None,
-    uri: Uri = None,
+    uri: Text = None,
     seed: int = 0,
+    sabotage: Text = None,
+    recipe: Directory = None,
+    steps: Annotated[int | None, Parameter(show_default=False)] = None,
     keep: Flag = False,
     json: Flag = False,
 ) -> ExitCode:
@@ -68,18 +69,64 @@ def run_drills(
         Below which the runs are kept instead, for instance s3://bucket/drills.
     seed
         Decides on what a drill leaves to chance.
+    sabotage
+        Break a part of every restore on purpose: the drill has to fail, and to name it. Without
+        names, one drill is run.
+    recipe
+        Your own recipe (TOML) in place of a small model.
+    steps
+        So many steps of it; saves are spread as the recipe spreads them.
     keep
         Keep what drills that pass have left; what a failure needs is kept in any case.
     json
         Print JSON, at the end.
     """
-    drills = select(names)
+    if sabotage is not None:
+        spoiling(sabotage)
+    if steps is not None and recipe is None:
+        raise UsageError("--steps is for --recipe: the drills' own model has its length")
+    wanted = names or ((SABOTAGED,) if sabotage else ())
+    drills, unfit, settings = choose(wanted, recipe, steps)
     from keepstep.drills.perform import Ground
 
-    directory = _directory(dir)
-    records = _perform(Ground(directory, uri, seed=seed), drills, keep=keep, is_quiet=json)
-    _remove_if_empty(directory if dir is None else None)
-    return _tell(records, json=json)
+    directory = directory_of(dir)
+    ground = Ground(directory, uri, settings=settings, seed=seed, sabotage=sabotage)
+    records = [*unfit, *perform_all(ground, drills, keep=keep, is_quiet=json)]
+    remove_if_empty(directory if dir is None else None)
+    return tell(records, json=json)
+
+
+@drill.command
+def soak(
+    *,
+    minutes: float = 40.0,
+    faults: int = 200,
+    seed: int = 0,
+    dir: Directory = None,
+    uri: Text = None,
+    keep: Flag = False,
+    json: Flag = False,
+) -> ExitCode:
+    """Put one job under many faults, and judge it; exit 1 if a promise was broken.
+
+    Parameters
+    ----------
+    minutes, faults
+        When it has been enough, whichever comes first.
+    seed
+        Decides on the faults and their order.
+    dir, uri, keep, json
+        As for `keepstep drill run`. On s3://, of a server without TLS, requests go wrong as well.
+    """
+    from keepstep.drills.perform import Ground
+    from keepstep.drills.soak.drill import soak as soak_drill
+
+    directory = directory_of(dir)
+    ground = Ground(directory, uri, seed=seed)
+    drills = [soak_drill(minutes=minutes, faults=faults)]
+    records = perform_all(ground, drills, keep=keep, is_quiet=json)
+    remove_if_empty(directory if dir is None else None)
+    return tell(records, json=json)
 
 
 @drill.command(name="judge")
@@ -96,12 +143,12 @@ def judge_records(*files: Path, json: Flag = False) -> ExitCode:
     from keepstep.drills.perform import judged
     from keepstep.drills.record import read_record
 
-    return _tell([judged(read_record(file)) for file in files], json=json)
+    return tell([judged(read_record(file)) for file in files], json=json)
 
 
 @drill.command(name="replay")
 def replay(
-    file: Path, *, dir: Directory = None, uri: Uri = None, keep: Flag = False, json: Flag = False
+    file: Path, *, dir: Directory = None, uri: Text = None, keep: Flag = False, json: Flag = False
 ) -> ExitCode:
     """Perform the drill of a record again: the same acts, seed and settings.
 
@@ -116,61 +163,17 @@ def replay(
     from keepstep.drills.record import read_record
 
     record = read_record(file)
-    directory = _directory(dir)
-    ground = Ground(directory, uri, settings=record.settings, seed=record.seed)
-    records = _perform(ground, [record.drill], keep=keep, is_quiet=json)
-    _remove_if_empty(directory if dir is None else None)
-    return _tell(records, json=json)
+    directory = directory_of(dir)
+    ground = Ground(
+        directory, uri, settings=record.settings, seed=record.seed, sabotage=record.sabotage
+    )
+    records = perform_all(ground, [record.drill], keep=keep, is_quiet=json)
+    remove_if_empty(directory if dir is None else None)
+    return tell(records, json=json)
 
 
-def _perform(
-    ground: "Ground", drills: Sequence[Drill], *, keep: bool, is_quiet: bool
-) -> list["Record"]:
-    """Perform drills in turn; what nobody needs any more is removed."""
-    from keepstep.drills import report
-
-    records = []
-    with _interruptible():
-        for each in drills:
-            record = ground.perform(each)
-            records.append(record)
-            if not is_quiet:
-                print(report.line(record), flush=True)
-            if record.is_good and not keep:
-                ground.discard(record)
-    if all(record.is_good for record in records) and not keep:
-        ground.discard_references()
-    return records
-
-
-def _tell(records: Sequence["Record"], *, json: bool) -> ExitCode:
-    """Print every verdict; how the command ends."""
-    from keepstep.drills import report
-
+def _list_sabotages(*, json: bool) -> None:
     if json:
-        print_json(report.document(records))
+        print_json({"sabotages": [{"name": n, "description": d} for n, d in SABOTAGES.items()]})
     else:
-        print()
-        print_table(report.rows(records))
-        print(f"\n{report.summary(records)}")
-    are_good = all(record.is_good for record in records)
-    return ExitCode.OK if are_good else ExitCode.ERROR
-
-
-def _directory(dir: Path | None) -> Path:
-    return dir or Path(tempfile.mkdtemp(prefix="keepstep-drill-"))
-
-
-def _remove_if_empty(directory: Path | None) -> None:
-    if directory is not None and not any(directory.iterdir()):
-        directory.rmdir()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Take what a scheduler sends as an interruption, so that no job outlives this command."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        print_table([("sabotage", "what is broken"), *SABOTAGES.items()])

@@ -118,6 +118,9 @@ class TrainConfig(_Section):
     """Steps before a spike whose data is left out as well."""
     log_samples: bool = False
     """Whether the ids of the consumed samples go into the ledger."""
+    log_state: bool = False
+    """Whether digests of every tensor and value go into the ledger after a start, as they were
+    restored."""
     threads: NonNegativeInt = 1
     """Intra-op threads per rank; 0 leaves torch's choice."""
 

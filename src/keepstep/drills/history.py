@@ -1,14 +1,14 @@
 """What happened, told from what a run has left: pure, so that an old record can be told again."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from keepstep.commit.catalog import Status
 from keepstep.commit.layout import CheckpointId
 from keepstep.commit.lineage import Generation, valid_line
-from keepstep.drills.remains import Checkpoint, Remains
+from keepstep.drills.remains import Checkpoint, Remains, TensorKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,18 @@ class Step:
     """By slot: their mean is the global loss. Exact."""
 
 
+@dataclass(frozen=True, slots=True)
+class LiveState:
+    """What one rank had in memory at a step, by its ledger."""
+
+    step: int
+    progress: Mapping[str, int]
+    whole: Mapping[str, str]
+    """Digests of tensors and values, by name, which the rank holds whole."""
+    shards: Mapping[TensorKey, str]
+    """Digests of the rank's parts of others."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """One incarnation of the job."""
@@ -34,10 +46,22 @@ class Start:
     """What each rank's ledger says it resumed from."""
     live_digests: Mapping[int, str | None]
     """Content digest of what each rank then found in its tensors."""
+    states: Mapping[int, LiveState] = field(default_factory=dict)
+    """By rank: what was in memory before the first step, where that was recorded."""
     first_step_ended: float | None
     """Unix seconds."""
     ended: float
     """Its last sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSave:
+    """A save that training was told has failed."""
+
+    generation: int
+    step: int
+    is_survived: bool
+    """Whether that incarnation made steps afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +73,9 @@ class History:
     checkpoints: tuple[Checkpoint, ...]
     """Ascending."""
     starts: tuple[Start, ...]
+    saved: frozenset[CheckpointId] = frozenset()
+    """What ranks knew to be committed, by their ledgers."""
+    failed_saves: tuple[FailedSave, ...] = ()
 
     @property
     def committed(self) -> tuple[Checkpoint, ...]:
@@ -76,10 +103,15 @@ class History:
 def tell(remains: Remains) -> History:
     """The history that counts."""
     claims = {claim.number: claim for claim in remains.claims}
+    by_generation: dict[int, list[dict[str, Any]]] = {number: [] for number in claims}
+    for event in remains.events:
+        by_generation.setdefault(event["generation"], []).append(event)
     return History(
         steps=tuple(_effective_steps(remains.events, claims)),
         checkpoints=remains.checkpoints,
-        starts=tuple(_start(claim, remains.events) for claim in remains.claims),
+        starts=tuple(_start(claims[number], by_generation[number]) for number in claims),
+        saved=frozenset(_saved(remains.events)),
+        failed_saves=tuple(f for events in by_generation.values() for f in _failed_saves(events)),
     )
 
 
@@ -110,8 +142,7 @@ def _step(number: int, generation: int, records: list[dict[str, Any]]) -> Step:
     )
 
 
-def _start(claim: Generation, events: Iterable[dict[str, Any]]) -> Start:
-    mine = [event for event in events if event["generation"] == claim.number]
+def _start(claim: Generation, mine: Sequence[dict[str, Any]]) -> Start:
     begun = [event for event in mine if event["event"] == "generation"]
     steps = [event["time"] for event in mine if event["event"] == "step"]
     return Start(
@@ -120,6 +151,32 @@ def _start(claim: Generation, events: Iterable[dict[str, Any]]) -> Start:
         resumed_from=claim.resumed_from,
         reported={event["rank"]: event["resumed_from"] for event in begun},
         live_digests={event["rank"]: event.get("state_digest") for event in begun},
+        states={event["rank"]: _live_state(event) for event in mine if event["event"] == "state"},
         first_step_ended=min(steps, default=None),
         ended=max((event["time"] for event in mine), default=0.0),
     )
+
+
+def _live_state(event: dict[str, Any]) -> LiveState:
+    entries = event["entries"]
+    return LiveState(
+        step=event["step"],
+        progress=event["progress"],
+        whole={fqn: digest for fqn, offsets, digest in entries if offsets is None},
+        shards={(fqn, tuple(o)): digest for fqn, o, digest in entries if o is not None},
+    )
+
+
+def _saved(events: Iterable[dict[str, Any]]) -> Iterator[CheckpointId]:
+    for event in events:
+        name = event["checkpoint"] if event["event"] == "save" else None
+        if name and (id := CheckpointId.parse(name)):
+            yield id
+
+
+def _failed_saves(events: Sequence[dict[str, Any]]) -> Iterator[FailedSave]:
+    """Of one incarnation, as its coordinator tells."""
+    last_step = max((e["step"] for e in events if e["event"] == "step"), default=0)
+    for event in events:
+        if event["event"] == "save_failed" and event["rank"] == 0:
+            yield FailedSave(event["generation"], event["step"], last_step > event["step"])

@@ -14,6 +14,7 @@ from keepstep.drills.record import Record, write_record
 from keepstep.drills.remains import Remains, read_remains
 from keepstep.drills.requirements import lacking
 from keepstep.drills.results import Result
+from keepstep.drills.sabotage import spoiling
 from keepstep.drills.scenario import REFERENCE_WORLD_SIZE, SETTINGS, Drill, Leg
 from keepstep.drills.stage import Stage
 from keepstep.drills.verdicts import Verdict
@@ -39,6 +40,7 @@ class Ground:
         uri: Below which the runs are kept; by default in the directory.
         settings: Of every job, beside what the drills themselves set.
         seed: Decides on whatever drills leave to chance.
+        sabotage: Which part of each restore is broken on purpose, if any.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Ground:
         *,
         settings: Mapping[str, object] = SETTINGS,
         seed: int = 0,
+        sabotage: str | None = None,
     ) -> None:
         self._directory = directory.absolute()
         self._uri = uri.rstrip("/") if uri else None
         self._settings = settings
         self._seed = seed
+        self._sabotage = sabotage
         self._references: dict[object, _Reference] = {}
         self._numbers = count(1)
 
@@ -63,20 +67,22 @@ class Ground:
         *Raises:* ``ConfigError`` if there is a directory of an earlier one.
         """
         record = Record(
-            drill=drill, seed=self._seed, settings=dict(self._settings), began=time.time()
+            drill=drill,
+            seed=self._seed,
+            settings=dict(self._settings),
+            sabotage=self._sabotage,
+            began=time.time(),
         )
         if (reason := lacking(drill.needs)) is not None:
             return replace(record, skipped=reason)
         directory = self._new_directory(drill.name)
         record = replace(record, directory=str(directory))
-        start = time.monotonic()
         try:
-            reference = self._reference(drill)
-            start = time.monotonic()
+            reference = None if drill.is_open_ended else self._reference(drill)
             record = self._act(record, directory, reference)
         except KeepstepError as error:
             record = replace(record, broken_off=str(error))
-        record = judged(replace(record, seconds=time.monotonic() - start))
+        record = judged(record)
         write_record(record, directory)
         return record
 
@@ -96,21 +102,27 @@ class Ground:
     def _data(self) -> Path:
         return self._directory / "data"
 
-    def _act(self, record: Record, directory: Path, reference: _Reference) -> Record:
+    def _act(self, record: Record, directory: Path, reference: _Reference | None) -> Record:
         drill, storage = record.drill, self._run_of(directory)
-        if drill.continues_reference:
+        start = time.monotonic()
+        if drill.continues_reference and reference is not None:
             _copy_objects(self._run_of(reference.directory), storage)
         stage = Stage(
             drill.name,
             storage,
             self._settings_of(drill, directory),
             directory,
-            seed=f"{record.seed}/{drill.name}",
+            seed=record.seed,
+            rules=spoiling(record.sabotage) if record.sabotage else "",
         )
         try:
             stage.play(drill.acts)
         except KeepstepError as error:
             record = replace(record, broken_off=str(error))
+        record = replace(record, seconds=time.monotonic() - start)
+        if reference is None and "steps" in stage.notes:
+            whole = (("train.steps", stage.notes["steps"]), ("checkpoint.keep", "all"))
+            reference = self._reference(replace(drill, settings=(*drill.settings, *whole)))
         return replace(
             record,
             injections=tuple(stage.injections),
@@ -119,8 +131,8 @@ class Ground:
             objects_before=stage.objects_before,
             objects_after=fingerprints(storage),
             notes=stage.notes,
-            remains=read_remains(storage),
-            reference=reference.remains,
+            remains=stage.remains or read_remains(storage),
+            reference=reference.remains if reference else None,
         )
 
     def _reference(self, drill: Drill) -> _Reference:
@@ -181,7 +193,8 @@ def judged(record: Record) -> Record:
     if record.skipped is not None:
         return record
     evidence = evidence_of(record)
-    verdicts = tuple(judge(name, evidence) for name in record.drill.judges)
+    found = (judge(name, evidence) for name in record.drill.judges)
+    verdicts = tuple(verdict for verdict in found if verdict is not None)
     if record.broken_off is not None:
         cut = Verdict("acted", "I8", is_good=False, evidence=record.broken_off)
         verdicts = (cut, *verdicts)

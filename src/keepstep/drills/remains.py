@@ -48,6 +48,8 @@ class Checkpoint:
     """Content of every chunk and value. Empty for one that is damaged or not committed."""
     tensors: frozenset[TensorKey] = frozenset()
     """Which of them are tensors."""
+    progress: Mapping[str, int] = field(default_factory=dict)
+    """Consumed samples and tokens, and the epoch."""
     damages: tuple[str, ...] = ()
 
 
@@ -92,4 +94,5 @@ def _checkpoint(storage: Storage, entry: Entry) -> Checkpoint:
         state_digest=manifest.state_digest,
         digests={(frame.fqn, frame.offsets): frame.digest for frame in frames},
         tensors=frozenset((f.fqn, f.offsets) for f in frames if f.kind == "tensor"),
+        progress=manifest.progress,
     )

@@ -10,7 +10,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Self
@@ -24,6 +24,9 @@ TIMEOUT_SECONDS = 180.0
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _MARK = "DRILL_JOB"  # not KEEPSTEP_*: that would be a setting
+_LOCAL_RANK = b"LOCAL_RANK="
+KEEPSTEP = "import sys; from keepstep.cli.main import main; sys.exit(main(sys.argv[1:]))"
+"""For ``python -c``: the command line, wherever it is installed."""
 _WORKER_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 
 
@@ -38,21 +41,32 @@ class Job:
         environ: Mapping[str, str],
         failpoints: Mapping[str, str],
         log: Path,
+        command: Sequence[str] | None = None,
     ) -> None:
         _require_proc()
+        self.log = log
         self._leg = leg
-        self._log = log
         self._mark = secrets.token_hex(8)
         self._start = time.monotonic()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                _command(leg, settings),
+                [*(command or _torchrun(leg)), *_trainer(settings)],
                 env={**_clean(environ), **failpoints, _MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    @property
+    def pid(self) -> int:
+        """Of the launcher."""
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """What the launcher has ended with; ``None`` while it lives."""
+        return self._process.poll()
 
     def __enter__(self) -> Self:
         return self
@@ -71,19 +85,18 @@ class Job:
         except subprocess.TimeoutExpired:
             self.kill()
             raise BarrierTimeout(
-                f"the job did not end within {TIMEOUT_SECONDS:.0f} s and was killed; see "
-                f"{self._log}"
+                f"the job did not end within {TIMEOUT_SECONDS:.0f} s and was killed; see {self.log}"
             ) from None
-        _until(lambda: not self.pids(), _GRACE_SECONDS)
+        until(lambda: not self.pids(), _GRACE_SECONDS)
         orphans = self.pids()
-        text = self._log.read_text(errors="replace")
+        text = self.log.read_text(errors="replace")
         return Result(
             ending=ending,
             code=code,
             worker_codes=tuple(map(int, _WORKER_CODE.findall(text))),
             seconds=time.monotonic() - self._start,
             orphans=len(orphans),
-            log=self._log,
+            log=self.log,
         )
 
     def freeze(self) -> None:
@@ -91,12 +104,12 @@ class Job:
 
         *Raises:* ``BarrierTimeout`` if none does.
         """
-        is_stopped = _until(
+        is_stopped = until(
             lambda: any(map(_is_stopped, self.ranks())) or self._process.poll() is not None,
             TIMEOUT_SECONDS,
         )
         if not is_stopped or self._process.poll() is not None:
-            raise BarrierTimeout(f"no rank stopped at {self._leg.failpoints}; see {self._log}")
+            raise BarrierTimeout(f"no rank stopped at {self._leg.failpoints}; see {self.log}")
         send(SIGSTOP, self.ranks())
 
     def thaw(self) -> None:
@@ -106,7 +119,7 @@ class Job:
     def kill(self) -> None:
         """End every process of the job, the stopped ones too."""
         # A process that was just being started shows up on a later look.
-        _until(lambda: not self._kill_once(), _GRACE_SECONDS)
+        until(lambda: not self._kill_once(), _GRACE_SECONDS)
         self._process.wait()
 
     def pids(self) -> list[int]:
@@ -114,12 +127,15 @@ class Job:
         return [pid for pid, environ in _processes() if self._marked(environ)]
 
     def ranks(self) -> list[int]:
-        """Those of them that torchrun started as ranks."""
-        return [
-            pid
+        """Those of them that torchrun started as ranks, in their order."""
+        found = [
+            (int(entry.removeprefix(_LOCAL_RANK)), pid)
             for pid, environ in _processes()
-            if self._marked(environ) and any(entry.startswith(b"LOCAL_RANK=") for entry in environ)
+            if self._marked(environ)
+            for entry in environ
+            if entry.startswith(_LOCAL_RANK)
         ]
+        return [pid for _, pid in sorted(found)]
 
     def _kill_once(self) -> list[int]:
         self._process.poll()  # reaps: what is dead is no longer listed
@@ -131,14 +147,27 @@ class Job:
         return f"{_MARK}={self._mark}".encode() in environ
 
 
-def _command(leg: Leg, settings: Mapping[str, object]) -> list[str]:
-    torchrun = [
+def keepstep_run(leg: Leg, log_directory: Path, *, tries: int = 1000) -> list[str]:
+    """A launcher in place of torchrun: with a watchdog, and restarts without a number."""
+    return [
+        *(sys.executable, "-c", KEEPSTEP, "run", "--standalone"),
+        *("--nproc-per-node", str(leg.world_size)),
+        *("--tries", str(tries)),
+        *("--log-dir", str(log_directory)),
+    ]
+
+
+def _torchrun(leg: Leg) -> list[str]:
+    return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--nproc-per-node", str(leg.world_size)),
         *("--max-restarts", str(leg.max_restarts)),
     ]
+
+
+def _trainer(settings: Mapping[str, object]) -> list[str]:
     overrides = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    return [*torchrun, "-m", "keepstep.launch", *overrides]
+    return ["-m", "keepstep.launch", *overrides]
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
@@ -170,7 +199,7 @@ def _is_stopped(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "T"
 
 
-def _until(condition: Callable[[], bool], seconds: float) -> bool:
+def until(condition: Callable[[], bool], seconds: float) -> bool:
     """Wait for a condition; whether it came true."""
     deadline = time.monotonic() + seconds
     while not (is_true := condition()) and time.monotonic() < deadline:

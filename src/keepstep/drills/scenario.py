@@ -49,6 +49,7 @@ SETTINGS: dict[str, object] = {
     "train.steps": SMALL.steps,
     "train.evaluate_every": SMALL.kill_step,
     "train.log_samples": "true",  # the order of samples is judged from the ledger
+    "train.log_state": "true",  # what was restored, tensor by tensor
     "checkpoint.every": SMALL.save_every,
 }
 """Of every job in a drill: small, but with every part that a large one has."""
@@ -168,6 +169,8 @@ class Drill:
     """Names in ``judge.JUDGES``."""
     continues_reference: bool = False
     """Whether the run begins as a copy of the uninterrupted one."""
+    is_open_ended: bool = False
+    """Whether only the acts decide how many steps there are; they note ``steps``."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Beyond those of all drills."""
     samples_per_epoch: int | None = None

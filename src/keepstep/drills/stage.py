@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,6 +12,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from keepstep.drills.inject import Damage
+from keepstep.drills.remains import Remains
 from keepstep.drills.results import Injection, Result
 from keepstep.drills.run import Job
 from keepstep.drills.scenario import Act, Leg
@@ -33,7 +34,7 @@ class Stage:
     """Of every job."""
     directory: Path
     """For logs."""
-    seed: str = ""
+    seed: int = 0
     """Decides on whatever is left to chance."""
     rules: str = ""
     """Failpoints of every job, beside its own."""
@@ -43,54 +44,86 @@ class Stage:
     objects_before: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     """JSON values for judges."""
+    remains: Remains | None = None
+    """What the run left, if a player had to look before the end."""
+    environ: dict[str, str] = field(default_factory=dict)
+    """Of every job, above this process's own."""
     held: dict[str, Any] = field(default_factory=dict)
     exits: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self._numbers: Iterator[int] = count(1)
-        self._failpoint_logs: list[Path] = []
+        self._logs: dict[Path, Path] = {}
+
+    @property
+    def chance(self) -> str:
+        """A seed that no other drill has."""
+        return f"{self.seed}/{self.name}"
 
     def play(self, acts: Iterable[Act]) -> None:
         """Each act by its player, in turn.
 
         *Raises:* ``BarrierTimeout`` if a job does not do what the acts wait for.
         """
-        with self.exits:
-            for act in acts:
-                resolve_name(act.player)(self, act)
-        self.injections += _fired(self._failpoint_logs)
-        self.injections.sort(key=lambda injection: injection.time)
+        try:
+            with self.exits:
+                for act in acts:
+                    resolve_name(act.player)(self, act)
+        finally:
+            self.collect()
+            self.injections.sort(key=lambda injection: injection.time)
 
-    def start(self, leg: Leg) -> Job:
-        """Start a job. Enter it, or leave it to ``exits``."""
+    def start(self, leg: Leg, *, command: Sequence[str] | None = None) -> Job:
+        """Start a job, by torchrun or another command. Enter it, or leave it to ``exits``."""
         number = next(self._numbers)
-        fired = self.directory / f"failpoints-{number}.jsonl"
-        self._failpoint_logs.append(fired)
+        log, fired = (
+            self.directory / name for name in (f"job-{number}.log", f"failpoints-{number}.jsonl")
+        )
+        self._logs[log] = fired
         return Job(
             leg,
             self.settings,
-            environ=os.environ,
+            environ=os.environ | self.environ,
             failpoints={
                 "KEEPSTEP_FAILPOINTS": ";".join(filter(None, (leg.failpoints, self.rules))),
                 "KEEPSTEP_FAILPOINTS_LOG": str(fired),
             },
-            log=self.directory / f"job-{number}.log",
+            log=log,
+            command=command,
         )
+
+    def fired(self, job: Job) -> list[dict[str, Any]]:
+        """What crash sites of a job have done so far."""
+        return _read_fired(self._logs[job.log]) if job.log in self._logs else []
+
+    def collect(self) -> None:
+        """Note what crash sites of jobs that are over have done."""
+        while self._logs:
+            _, fired = self._logs.popitem()
+            self.injections += [_injection(line) for line in _read_fired(fired) if is_deed(line)]
 
     def note(self, kind: str, target: str, detail: str = "") -> None:
         """Note what was just done to the run, for reports and judges."""
         self.injections.append(Injection(time=time.time(), kind=kind, target=target, detail=detail))
 
 
-def _fired(logs: Iterable[Path]) -> list[Injection]:
-    """What crash sites did, as the processes noted it right before."""
-    lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
-    return [
-        Injection(
-            time=fired["time"],
-            kind=fired["action"],
-            target=f"rank {fired['rank']}",
-            detail=fired["site"] + ("" if fired["step"] is None else f" of step {fired['step']}"),
-        )
-        for fired in map(json.loads, lines)
-    ]
+def is_deed(fired: Mapping[str, Any]) -> bool:
+    """A sleep of no seconds only marks a moment."""
+    return (fired["action"], fired["argument"]) != ("sleep", "0")
+
+
+def _read_fired(path: Path) -> list[dict[str, Any]]:
+    """As the processes noted it, each right before."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _injection(fired: Mapping[str, Any]) -> Injection:
+    what = f"{fired['argument']} at " if fired["argument"] else ""
+    when = "" if fired["step"] is None else f" of step {fired['step']}"
+    return Injection(
+        time=fired["time"],
+        kind=fired["action"],
+        target=f"rank {fired['rank']}",
+        detail=f"{what}{fired['site']}{when}",
+    )

@@ -43,6 +43,10 @@ class Objection(Exception):
     """The first thing that a judge found wrong."""
 
 
+class NothingToExamine(Exception):
+    """What a judge looks at did not happen: it has no verdict."""
+
+
 def standings(verdicts: Iterable[Verdict]) -> dict[str, Standing]:
     """By promise, all eleven: what no judge looked at is not taken for held."""
     found: dict[str, Standing] = dict.fromkeys(INVARIANTS, Standing.NOT_EXAMINED)

@@ -17,7 +17,7 @@ logger = logging.getLogger("keepstep.session")
 
 RESERVED_EVENTS = frozenset(
     {
-        *("generation", "phase", "sections", "step", "stop", "spike", "skipped"),
+        *("generation", "phase", "sections", "state", "step", "stop", "spike", "skipped"),
         *("save", "save_failed", "save_skipped", "prune", END),
     }
 )

@@ -17,6 +17,7 @@ import torch
 
 from keepstep import failpoints
 from keepstep._version import __version__
+from keepstep.checkpoint.live import live_entries
 from keepstep.checkpoint.mismatch import Difference
 from keepstep.checkpoint.participant import check_storable
 from keepstep.checkpoint.save_engine import SaveMode
@@ -95,7 +96,7 @@ class Session:
     """A run, from one rank's point of view. Made by :func:`keepstep.open`.
 
     *Ranks:* every public method is collective, except :meth:`track`, :meth:`record`,
-    :meth:`request_stop` and the properties.
+    :meth:`record_state`, :meth:`request_stop` and the properties.
     """
 
     def __init__(
@@ -470,6 +471,19 @@ class Session:
         if event in RESERVED_EVENTS:
             raise ConfigError(f"the event {event!r} is keepstep's own; choose another name")
         self._active().ledger.record(event, **fields)
+
+    def record_state(self) -> None:
+        """Write digests of all that is tracked, entry by entry, into this rank's ledger.
+
+        Two runs, or a run and its checkpoint, can be compared by them: the first entry that differs
+        has a name.
+
+        *Ranks:* local.
+        """
+        entries = live_entries(self._state.save_dict())
+        self._active().ledger.record(
+            "state", step=self.step, progress=self._progress(), entries=entries
+        )
 
     def close(self) -> None:
         """Let a save in flight come to its end, and leave the run as it is. *Ranks:* local."""

@@ -7,18 +7,21 @@ with the same bits.
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from keepstep import failpoints
 from keepstep.config import Config
 from keepstep.data.sampler import GlobalSampler, Slot
-from keepstep.session import Session
+from keepstep.session import Restored, Session
 from keepstep.state.early_stopping import EarlyStopping
 from keepstep.train.evaluation import evaluate, global_mean
 from keepstep.train.numerics import pinned_kernels, plan_numerics
 from keepstep.train.parallel import parallelize, plan_layout
 from keepstep.train.report import Report, Summary
+from keepstep.train.sabotage import sabotage
 from keepstep.train.seeds import rank_seed, seed_all
 from keepstep.train.spikes import SpikeGuard
 from keepstep.train.tasks import Task
@@ -68,8 +71,9 @@ def _train(
     if config.train.early_stop_patience:
         early = EarlyStopping("val_loss:min", patience=config.train.early_stop_patience)
         session.track(early=early)
-    session.restore()
+    restored = session.restore()
     trainer.configure()
+    _look_back(session, restored, trainer, task, config)
 
     report = Report(session, tokens_per_step=batch.global_size * task.tokens_per_sample)
     while session.step < config.train.steps and not (early and early.is_over):
@@ -114,6 +118,19 @@ def _train(
             logger.info("val_loss gets no better: the weights are those of %s again", best)
             session.save(tags=("stopped-early",))
     return report.summary()
+
+
+def _look_back(
+    session: Session, restored: Restored, trainer: Trainer, task: Task, config: Config
+) -> None:
+    """Where drills interfere with what was restored, and see whether it was."""
+    if restored.checkpoint is not None:
+        spoil = partial(
+            sabotage, session=session, state=trainer.state(), make_model=task.make_model
+        )
+        failpoints.hit("load.after", step=session.step, spoil=spoil)
+    if config.train.log_state:
+        session.record_state()
 
 
 def _record_samples(session: Session, slots: Sequence[Slot], losses: Mapping[int, Tensor]) -> None:

@@ -26,6 +26,9 @@ SMOKE = (
 )
 """One of each sort, in minutes. They share their uninterrupted runs."""
 
+SABOTAGED = "kill-write.middle-ddp"
+"""What a sabotage is tried on, if nothing is named."""
+
 _FAMILIES = (kills, in_flight, rescale, damage, zombie)
 """Each a function from the scale to its drills."""
 

@@ -1,6 +1,6 @@
 """Who judges: the panels that drills of several families share."""
 
-COMPARED = ("intact", "same_order", "same_bits")
+COMPARED = ("restored_exactly", "intact", "same_order", "same_bits")
 """The run is that of the uninterrupted one."""
 
 SAME_WORLD = ("endings", "interrupted", "nothing_lost", *COMPARED)
@@ -10,6 +10,7 @@ RESCALED = (
     "endings",
     "interrupted",
     "nothing_lost",
+    "restored_exactly_elsewhere",
     "intact",
     "same_order",
     "once_per_epoch",

@@ -5,18 +5,26 @@ of its judges.
 """
 
 from keepstep.drills.evidence import Evidence
-from keepstep.drills.judges import ends, store, work
+from keepstep.drills.judges import ends, endurance, restores, store, work
 from keepstep.drills.judges.table import Judges
-from keepstep.drills.verdicts import Objection, Verdict
+from keepstep.drills.verdicts import NothingToExamine, Objection, Verdict
 
-JUDGES: Judges = {**ends.JUDGES, **store.JUDGES, **work.JUDGES}
+JUDGES: Judges = {
+    **ends.JUDGES,
+    **endurance.JUDGES,
+    **restores.JUDGES,
+    **store.JUDGES,
+    **work.JUDGES,
+}
 """By name: the promise, and the judge."""
 
 
-def judge(name: str, evidence: Evidence) -> Verdict:
-    """The verdict of one judge."""
+def judge(name: str, evidence: Evidence) -> Verdict | None:
+    """The verdict of one judge; ``None`` if there was nothing for it to examine."""
     invariant, examine = JUDGES[name]
     try:
         return Verdict(name, invariant, is_good=True, evidence=examine(evidence))
+    except NothingToExamine:
+        return None
     except Objection as objection:
         return Verdict(name, invariant, is_good=False, evidence=str(objection))

@@ -7,6 +7,7 @@ from math import isclose
 
 from keepstep.drills.evidence import Evidence
 from keepstep.drills.history import Step
+from keepstep.drills.judges.digests import whole_digests
 from keepstep.drills.judges.table import Judges
 from keepstep.drills.remains import Checkpoint, TensorKey
 from keepstep.drills.verdicts import Objection
@@ -146,19 +147,13 @@ def _require_equal_digests(
 
 
 def _whole(checkpoint: Checkpoint, common_ranks: int) -> dict[TensorKey, str]:
-    """Digests of whole tensors: those of chunks add up by exclusive or."""
+    """Digests of whole tensors and values, without those of ranks that only one side has."""
     owners = tuple(f"ranks.{rank:05d}." for rank in range(common_ranks))
-    totals: dict[TensorKey, int] = {}
-    whole: dict[TensorKey, str] = {}
-    for key, digest in checkpoint.digests.items():
-        fqn = key[0]
-        if fqn.startswith("ranks.") and not fqn.startswith(owners):
-            continue
-        if key not in checkpoint.tensors:
-            whole[key] = digest
-            continue
-        totals[fqn, ()] = totals.get((fqn, ()), 0) ^ int(digest.removeprefix("crc64:"), 16)
-    return whole | {key: f"crc64:{total:016x}" for key, total in totals.items()}
+    return {
+        (fqn, ()): digest
+        for fqn, digest in whole_digests(checkpoint).items()
+        if not fqn.startswith("ranks.") or fqn.startswith(owners)
+    }
 
 
 def _state_digest(checkpoint: Checkpoint) -> str:

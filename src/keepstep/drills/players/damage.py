@@ -7,7 +7,7 @@ from keepstep.drills.stage import Stage
 
 def play_spoil(stage: Stage, act: Spoil) -> None:
     """Damage files, and take down how everything is then."""
-    for damage in spoil(stage.storage, act, seed=stage.seed):
+    for damage in spoil(stage.storage, act, seed=stage.chance):
         stage.damages.append(damage)
         stage.note("damage", damage.key, str(damage))
     stage.objects_before = fingerprints(stage.storage)

@@ -1,0 +1,100 @@
+"""What the verbs of ``keepstep drill`` share: which drills, where, what is printed."""
+
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keepstep.cli.output import print_json, print_table
+from keepstep.drills.catalog import select
+from keepstep.drills.scenario import SETTINGS, Drill
+from keepstep.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from keepstep.drills.perform import Ground
+    from keepstep.drills.record import Record
+
+
+def choose(
+    names: tuple[str, ...], recipe: Path | None, steps: int | None
+) -> tuple[tuple[Drill, ...], list["Record"], Mapping[str, object]]:
+    """What to perform, what to skip because it does not fit, and the settings of all jobs.
+
+    *Raises:* ``ConfigError`` if a drill that was asked for by its name does not fit.
+    """
+    if recipe is None:
+        return select(names), [], SETTINGS
+    from keepstep.drills.recipe import read_recipe
+    from keepstep.drills.record import Record
+
+    trial = read_recipe(recipe, steps=steps)
+    drills = select(names, trial.scale)
+    reasons = {drill.name: trial.objection(drill) for drill in drills}
+    for drill in drills:
+        if drill.name in names and (reason := reasons[drill.name]):
+            raise ConfigError(f"{drill.name} makes no sense with {recipe}: {reason}")
+    fitting = tuple(drill for drill in drills if reasons[drill.name] is None)
+    unfit = [Record(drill=d, skipped=reason) for d in drills if (reason := reasons[d.name])]
+    return fitting, unfit, trial.settings
+
+
+def perform_all(
+    ground: "Ground", drills: Sequence[Drill], *, keep: bool, is_quiet: bool
+) -> list["Record"]:
+    """Perform drills in turn; what nobody needs any more is removed."""
+    from keepstep.drills import report
+
+    records = []
+    with _interruptible():
+        for each in drills:
+            record = ground.perform(each)
+            records.append(record)
+            if not is_quiet:
+                print(report.line(record), flush=True)
+            if record.is_good and not keep:
+                ground.discard(record)
+    if all(record.is_good for record in records) and not keep:
+        ground.discard_references()
+    return records
+
+
+def tell(records: Sequence["Record"], *, json: bool) -> ExitCode:
+    """Print every verdict; how the command ends."""
+    from keepstep.drills import report
+    from keepstep.drills.soak.figures import figures
+
+    soaks = [found for r in records if r.drill.is_open_ended and (found := figures(r))]
+    if json:
+        costs = {"soaks": [found.document() for found in soaks]} if soaks else {}
+        print_json(report.document(records) | costs)
+    else:
+        print()
+        print_table(report.rows(records))
+        for found in soaks:
+            print("\n" + "\n".join(found.lines()))
+        print(f"\n{report.summary(records)}")
+    are_good = all(record.is_good for record in records)
+    return ExitCode.OK if are_good else ExitCode.ERROR
+
+
+def directory_of(dir: Path | None) -> Path:
+    """The one that was asked for, or a temporary one."""
+    return dir or Path(tempfile.mkdtemp(prefix="keepstep-drill-"))
+
+
+def remove_if_empty(directory: Path | None) -> None:
+    """A temporary directory in which nothing is kept."""
+    if directory is not None and not any(directory.iterdir()):
+        directory.rmdir()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Take what a scheduler sends as an interruption, so that no job outlives this command."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,129 @@
+"""Judges of a long job under many faults."""
+
+from itertools import pairwise
+
+from keepstep.commit.layout import CheckpointId
+from keepstep.drills.evidence import Evidence
+from keepstep.drills.judges.store import damage_is_named
+from keepstep.drills.judges.table import Judges
+from keepstep.drills.verdicts import NothingToExamine, Objection
+from keepstep.errors import ExitCode
+
+_CODES = {
+    "preempt": (ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED),
+    "kill-agent": (-9,),
+    "damage": (-9,),
+}
+
+
+_FATAL = ("kill", "stop", "preempt", "kill-agent")
+
+
+def launchers_ended(evidence: Evidence) -> str:
+    """Each launcher ended as it was made to, and left no process behind."""
+    launches = evidence.notes.get("launches")
+    if not launches:
+        raise Objection("no launcher was started")
+    for launch in launches:
+        if launch["code"] not in _CODES[launch["end"]] or launch["orphans"]:
+            raise Objection(
+                f"{launch['log']} was to end by {launch['end']}, but ended with {launch['code']} "
+                f"and left {launch['orphans']} processes"
+            )
+    return f"{len(launches)} launchers ended by {', '.join(sorted({e['end'] for e in launches}))}"
+
+
+def nothing_lost_but_damage(evidence: Evidence) -> str:
+    """Each start resumed from the newest step that is known to be committed, damage aside."""
+    damaged = {damage.checkpoint for damage in evidence.damages}
+    resumes = 0
+    for start in evidence.history.starts:
+        saved = _saved_before(evidence, start.generation) - damaged
+        newest = max(saved, default=None)
+        resumed = start.resumed_from
+        resumes += resumed is not None
+        if newest is not None and (resumed is None or resumed.step < newest.step):
+            raise Objection(
+                f"generation {start.generation} resumed from {resumed}, though {newest} was "
+                "committed"
+            )
+    if not resumes:
+        raise Objection("there was no resume")
+    return f"{resumes} resumes, each from the newest commit"
+
+
+def never_back(evidence: Evidence) -> str:
+    """Steps that were once resumed from are not lost again, damage aside."""
+    damaged = {damage.checkpoint.step for damage in evidence.damages}
+    if len(evidence.history.starts) < 2:
+        raise Objection("the job was never interrupted")
+    for before, after in pairwise(evidence.history.starts):
+        then, now = _step(before.resumed_from), _step(after.resumed_from)
+        if now < then and not any(now < step <= then for step in damaged):
+            raise Objection(f"generation {after.generation} went back from step {then} to {now}")
+    return f"{len(evidence.history.starts)} generations, none behind its predecessor"
+
+
+def damage_was_named(evidence: Evidence) -> str:
+    """Each damaged checkpoint is quarantined for a reason that names file and block."""
+    if not evidence.damages:
+        raise NothingToExamine
+    return damage_is_named(evidence)
+
+
+def nothing_left_over(evidence: Evidence) -> str:
+    """After prune and gc there is nothing that no checkpoint refers to."""
+    left = evidence.notes.get("left_over")
+    if left is None:
+        raise Objection("it was not cleaned up")
+    if left:
+        raise Objection(f"{len(left)} objects belong to nothing: {left[0]}, ...")
+    return "no unreferenced object, upload or file after prune and gc"
+
+
+def stock_reads_it(evidence: Evidence) -> str:
+    """Stock DCP has read the last checkpoint."""
+    told = evidence.notes.get("stock")
+    if told is None:
+        raise NothingToExamine
+    if not told["is_read"]:
+        raise Objection(told["said"])
+    return str(told["said"])
+
+
+def failed_saves_are_survived(evidence: Evidence) -> str:
+    """No incarnation ended but by a fault that was meant to end it; failed saves are not."""
+    failed = evidence.history.failed_saves
+    if not failed:
+        raise NothingToExamine
+    ends = sum(injection.kind in _FATAL for injection in evidence.injections)
+    if len(evidence.history.starts) > ends + 1:
+        raise Objection(
+            f"{len(evidence.history.starts)} incarnations, but only {ends} faults that end one"
+        )
+    survived = sum(each.is_survived for each in failed)
+    return (
+        f"{len(failed)} saves failed; training went on after {survived}, and the others were cut "
+        "short by the next fault"
+    )
+
+
+def _saved_before(evidence: Evidence, generation: int) -> set[CheckpointId]:
+    """What ledgers say was committed by earlier generations. All of it counts, as each is over
+    when the next one starts."""
+    return {id for id in evidence.history.saved if id.generation < generation}
+
+
+def _step(checkpoint: CheckpointId | None) -> int:
+    return checkpoint.step if checkpoint else 0
+
+
+JUDGES: Judges = {
+    "launchers_ended": ("I8", launchers_ended),
+    "nothing_lost_but_damage": ("I1", nothing_lost_but_damage),
+    "never_back": ("I2", never_back),
+    "damage_was_named": ("I4", damage_was_named),
+    "nothing_left_over": ("I7", nothing_left_over),
+    "stock_reads_it": ("I9", stock_reads_it),
+    "failed_saves_are_survived": ("I11", failed_saves_are_survived),
+}
