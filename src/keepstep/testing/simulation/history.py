@@ -313,7 +313,7 @@ class History:
     def _damage(self, number: int) -> bool:
         """Change a byte of a committed checkpoint, cut it short, or remove an object of it."""
         oracle = self.oracle
-        whole = [id for id in oracle.counting() if id not in oracle.damaged]
+        whole = [id for id in oracle.counting() if id in oracle.reported - oracle.damaged]
         if self._prunes or len(whole) < 2:
             return False
         random = Random(number)
@@ -405,8 +405,8 @@ class History:
         for rule in self.plan.keep.split(","):
             if rule.startswith("last="):
                 count = int(rule.removeprefix("last="))
-                for id in good[-count:]:
-                    if id not in self.oracle.commits:
+                for id in before[-count:]:
+                    if id not in self.oracle.commits and id not in self.oracle.damaged:
                         self.violate(f"I7: {id} is removed in spite of {rule}")
         if not good:
             return

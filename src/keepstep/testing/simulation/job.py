@@ -105,7 +105,7 @@ class Job:
         storage, oracle = self.history.storage, self.history.oracle
         with announced_start(storage) as start:
             expected = oracle.newest_good()
-            self.source, states = self._load_first_good()
+            self.source, states = self._load_first_good(start.newest_generation)
             claim = claim_generation(
                 storage,
                 newest_seen=start.newest_generation,
@@ -117,7 +117,9 @@ class Job:
         self.trunk = Trunk.of_state(states[0]) if states else Trunk()
         self._pruner = Pruner(storage, generation=self.generation)
 
-    def _load_first_good(self) -> tuple[CheckpointId | None, list[bytes]]:
+    def _load_first_good(
+        self, newest_generation: int
+    ) -> tuple[CheckpointId | None, list[bytes]]:
         storage, skipped = self.history.storage, []
         chooser = Chooser(storage)
         for candidate in chooser.choose("auto").candidates:
@@ -127,7 +129,7 @@ class Job:
                 states = read_states(storage, candidate)
             except (CorruptCheckpointError, ObjectNotFound) as error:
                 skipped.append(Skipped(candidate, str(error)))
-                chooser.set_aside(skipped[-1])
+                chooser.set_aside(skipped[-1], newest_generation=newest_generation)
                 continue
             self.history.oracle.loaded(candidate, states)
             return candidate, states

@@ -45,10 +45,13 @@ class Media:
         self.set(key, data, is_durable=is_durable, may_tear=may_tear)
 
     def sync(self, key: str) -> None:
-        """What is under the key now survives."""
+        """What is under the key now survives.
+
+        So does every earlier change of names: journals keep their order. Content does not.
+        """
         if self._unsynced:
-            self._unsynced.pop(key, None)
             self._torn.discard(key)
+            self._unsynced = {k: was for k, was in self._unsynced.items() if k in self._torn}
 
     def is_durable(self, key: str) -> bool:
         """Whether what is seen under a key survives a power cut."""

@@ -74,11 +74,17 @@ class Oracle:
 
     def committed(self, checkpoint: CheckpointId, rank: int) -> None:
         """A rank was told so."""
-        self.reported.add(checkpoint)
         if checkpoint not in self.ever_committed:
             self.violate(f"outcome: rank {rank} was told that {checkpoint} is committed")
-        elif checkpoint in self.commits and not self.is_durable(checkpoint):
+        if checkpoint not in self.commits or checkpoint in self.damaged:
+            return
+        if flaws := self._flaws(checkpoint):
+            self.violate(f"I1: {checkpoint} is reported as committed, but {flaws[0]}")
+        elif self.media.is_durable(checkpoint.key(MANIFEST)):
+            self.reported.add(checkpoint)
+        elif rank == 0:
             self.violate(f"I1: {checkpoint} is reported as committed, and not durable")
+        # Else a rank has found it in the store, while the coordinator's request is under way.
 
     def aborted_by(self, checkpoint: CheckpointId, rank: int) -> None:
         """A rank was told so."""

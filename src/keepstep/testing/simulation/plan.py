@@ -100,5 +100,11 @@ def draw_plan(seed: int) -> Plan:
         keep=random.choice(_POLICIES),
         operations_per_switch=random.choice((4, 12, 40, 150)),
         is_reordered=random.random() < 0.2,
-        events=tuple(sorted(events)),
+        events=tuple(sorted(_with_one(Kind.GARBLE, events))),
     )
+
+
+def _with_one(kind: Kind, events: list[Event]) -> list[Event]:
+    """A block that arrives damaged twice is damaged."""
+    first = next((event for event in events if event.kind is kind), None)
+    return [event for event in events if event.kind is not kind or event is first]
