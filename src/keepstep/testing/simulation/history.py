@@ -14,7 +14,7 @@ from keepstep.testing.simulation.job import Job
 from keepstep.testing.simulation.media import Media
 from keepstep.testing.simulation.oracle import Oracle
 from keepstep.testing.simulation.plan import Event, Kind, Plan
-from keepstep.testing.simulation.sites import Site, site_of
+from keepstep.testing.simulation.sites import Site, object_of
 from keepstep.testing.simulation.storage import Reply, SimulatedStorage
 from keepstep.testing.simulation.store import SimulatedStore
 from keepstep.testing.simulation.substitutes import substituted
@@ -170,13 +170,13 @@ class History:
         if actor.process.is_dead:
             raise Killed
         self._operations = count = self._operations + 1
-        site = site_of(actor.process.role, actor.activity, operation, key, moment)
-        self.outcome.visited[site] = count
+        place = (actor.process.role, actor.activity, operation, object_of(key), moment)
+        self.outcome.visited[place] = count
         if self._is_traced:
             self._note(f"{operation} {key} {moment}")
         reply = None
         if count >= self._next_event:
-            reply = self._befall(actor, operation, site, moment)
+            reply = self._befall(actor, operation, place, moment)
         if count >= self._next_switch:
             mean = self.plan.operations_per_switch
             self._next_switch = count + 1 + int(self._random.expovariate(1 / mean))

@@ -1,45 +1,34 @@
-"""Where a process can be when it dies: operation, phase, and who it is."""
+"""Where a process can be when it dies: who it is, in which phase, at which operation."""
 
-from typing import NamedTuple
+Site = tuple[str, str, str, str, str]
+"""Role, activity, operation, object, and the moment within the operation. Processes that are killed
+at one site have done the same kinds of things before."""
 
 _FOLDERS = {
     "run.": "run.json",
     "gene": "claim",
-    "quar": "quarantine",
+    "quar": "quarantine mark",
     "ledg": "ledger",
     "pins": "pin",
     "prun": "prune mark",
     "star": "start mark",
-    "skip": "skip",
-    "keep": "",  # a key of the process group's store
+    "keep": "message",
 }
-_FILES = {"m": "manifest", ".": "metadata", "": "steps"}
+_FILES = {"m": "manifest", ".": "metadata", "": "objects"}
 _FILE_AT = 40
 """Where the file begins in ``steps/<step>-g<generation>-<attempt>/<file>``."""
 
 
-class Site(NamedTuple):
-    """One place. Processes killed at it have done the same things before."""
-
-    role: str
-    activity: str
-    operation: str
-    object: str
-    moment: str
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, self))
-
-
-def site_of(role: str, activity: str, operation: str, key: str, moment: str) -> Site:
-    """The place of an operation on a key."""
-    return Site(role, activity, operation, _object(key), moment)
-
-
-def _object(key: str) -> str:
-    if not key.startswith("step"):
-        return _FOLDERS.get(key[:4], "everything")
+def object_of(key: str) -> str:
+    """What kind of thing a key names."""
+    if key[:4] != "step":
+        return _FOLDERS[key[:4]]
     letter = key[_FILE_AT : _FILE_AT + 1]
     if letter == "_":
-        return "shard" if key.endswith(".distcp") else "index"
+        return "shard" if key[-1] == "p" else "index"
     return _FILES[letter]
+
+
+def words(site: Site) -> str:
+    """A site, for people."""
+    return " ".join(filter(None, site))
