@@ -261,7 +261,9 @@ class Run(RuleBasedStateMachine):
                 if not damages:
                     source = candidate
                     break
-                chooser.set_aside(Skipped(candidate, str(damages[0])))
+                chooser.set_aside(
+                    Skipped(candidate, str(damages[0])), newest_generation=start.newest_generation
+                )
             assert source is not None or not had_progress, "a silent fresh start"
             claim = claim_generation(
                 self.storage,

@@ -20,8 +20,14 @@ def canonical_bytes(value: Any, *, is_compact: bool = False) -> bytes:
 def seal(document: dict[str, Any], *, is_compact: bool = False) -> bytes:
     """A document with its format version and its own digest."""
     body = {**document, "format": FORMAT_VERSION}
-    digest = sha256_digest(canonical_bytes(body, is_compact=is_compact))
-    return canonical_bytes({**body, "digest": digest}, is_compact=is_compact)
+    data = canonical_bytes(body, is_compact=is_compact)
+    digest = sha256_digest(data)
+    if is_compact:
+        return canonical_bytes({**body, "digest": digest}, is_compact=True)
+    # Nothing is encoded twice: only keys of the document itself follow a line break and one space.
+    following = b'\n "%s":' % min(key for key in body if key > "digest").encode()
+    before, _, after = data.partition(following)
+    return before + b"\n" + _digest_line(digest, is_compact=False)[:-1] + following + after
 
 
 def seal_parts(parts: Mapping[str, bytes]) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from keepstep.commit.catalog import Catalog, Entry, Status
 from keepstep.commit.layout import MANIFEST, CheckpointId
-from keepstep.commit.lineage import read_generation
+from keepstep.commit.lineage import check_not_fenced, read_generation
 from keepstep.commit.manifest import Manifest
 from keepstep.errors import (
     AllCheckpointsDamagedError,
@@ -62,10 +62,14 @@ class Chooser:
             )
         return Choice(good)
 
-    def set_aside(self, damaged: Skipped) -> None:
-        """Quarantine a checkpoint. *Durability:* the mark is durable once this returns."""
-        logger.warning("%s is damaged and set aside: %s", damaged.checkpoint, damaged.reason)
-        self._catalog.quarantine(damaged.checkpoint, damaged.reason)
+    def set_aside(self, damaged: Skipped, *, newest_generation: int) -> None:
+        """Quarantine a checkpoint. *Durability:* the mark is durable once this returns.
+
+        *Raises:* ``FencedError`` if a newer generation has started: its prunes may be removing what
+        looks damaged from here.
+        """
+        check_not_fenced(self._storage, newest_generation)
+        self._mark(damaged)
 
     def step_over(self, newest: CheckpointId) -> Skipped | None:
         """Quarantine what may verify, but has let nobody start. *Durability:* as above.
@@ -86,18 +90,16 @@ class Chooser:
 
         They look like attempts that never ended, and would be passed over in silence.
         """
-        suspects = [
-            entry.id
-            for entry in self._catalog.entries()
-            if entry.status is Status.UNCOMMITTED and (above is None or entry.id.step > above.step)
-        ]
+        recorded = [suspect for suspect in self._unfinished(above) if self._was_committed(suspect)]
+        # Looked at again: what a job that still trains had under way may have been committed since.
+        lost = set(self._unfinished(above)) if recorded else set()
         headless = [
             Skipped(suspect, f"{suspect.key(MANIFEST)} is missing, but its commit is on record")
-            for suspect in suspects
-            if self._was_committed(suspect)
+            for suspect in recorded
+            if suspect in lost
         ]
         for skipped in headless:
-            self.set_aside(skipped)
+            self._mark(skipped)
         return headless
 
     def lost_work(self, manifest: Manifest | None) -> Lost | None:
@@ -123,6 +125,17 @@ class Chooser:
                 f"there are: {steps}"
             )
         return chosen
+
+    def _mark(self, damaged: Skipped) -> None:
+        logger.warning("%s is damaged and set aside: %s", damaged.checkpoint, damaged.reason)
+        self._catalog.quarantine(damaged.checkpoint, damaged.reason)
+
+    def _unfinished(self, above: CheckpointId | None) -> list[CheckpointId]:
+        return [
+            entry.id
+            for entry in self._catalog.entries()
+            if entry.status is Status.UNCOMMITTED and (above is None or entry.id.step > above.step)
+        ]
 
     def _was_committed(self, attempt: CheckpointId) -> bool:
         """Whether its own generation's ledger, or a later generation's claim, says so."""

@@ -171,7 +171,11 @@ class Resumer:
             if isinstance(outcome, Loaded):
                 return outcome, skipped
             skipped.append(outcome)
-            self._control.decide(partial(self._chooser.set_aside, outcome))
+            self._control.decide(
+                partial(
+                    self._chooser.set_aside, outcome, newest_generation=self._newest_generation
+                )
+            )
         if skipped:
             raise all_damaged(self._storage, skipped)
         return None, skipped

@@ -1,0 +1,33 @@
+"""Threads that are used again: one that runs is handed over, all others wait."""
+
+import threading
+from collections.abc import Callable
+
+
+class Worker:
+    """A thread that carries out what it is given, one thing after the other."""
+
+    _idle: "list[Worker]" = []
+
+    def __init__(self) -> None:
+        self.baton = threading.Lock()
+        self.baton.acquire()
+        self._act: Callable[[], None] | None = None
+        threading.Thread(target=self._work, name="simulated", daemon=True).start()
+
+    @classmethod
+    def given(cls, act: Callable[[], None]) -> "Worker":
+        """One that will do this, once its baton is released."""
+        worker = cls._idle.pop() if cls._idle else cls()
+        worker._act = act
+        return worker
+
+    def rest(self) -> None:
+        """Be free for something else. The last thing before the baton goes to another."""
+        self._idle.append(self)
+
+    def _work(self) -> None:
+        while True:
+            self.baton.acquire()
+            assert self._act is not None
+            self._act()
