@@ -36,6 +36,7 @@ from keepstep.errors import (
     StorageError,
     StorageUnavailable,
 )
+from keepstep.observability.counters import COUNTERS, STORAGE_ERRORS
 from keepstep.phases import Phase
 from keepstep.storage.base import ShowsBeforeDurable, Storage
 from keepstep.world import World
@@ -99,7 +100,11 @@ class Timeline:
         """Time a phase and pass the crash sites at its borders."""
         failpoints.hit(f"{phase}.before", step=self.step)
         start = time.monotonic()
-        yield
+        try:
+            yield
+        except StorageError as error:
+            COUNTERS.add(STORAGE_ERRORS, kind=type(error).__name__)
+            raise
         self.seconds[phase] = time.monotonic() - start
         failpoints.hit(f"{phase}.after", step=self.step)
 

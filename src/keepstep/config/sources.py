@@ -28,6 +28,9 @@ RESERVED = frozenset(
         "KEEPSTEP_HEARTBEATS",
         "KEEPSTEP_CAUSE",
         "KEEPSTEP_STEP_OVER",
+        # Of `keepstep run`.
+        "KEEPSTEP_METRICS_PORT",
+        "KEEPSTEP_NUMBERS",
     }
 )
 """Variables of keepstep that are not settings."""

@@ -16,6 +16,7 @@ from typing import TextIO
 from keepstep.elastic.deadline import Deadline
 from keepstep.elastic.heartbeat import Heartbeat
 from keepstep.errors import ExitCode
+from keepstep.observability.section_clock import SectionClock
 
 INIT = "init"
 LOAD = "load"
@@ -66,6 +67,8 @@ class Watchdog:
         self.is_armed = is_armed
         self.longest: dict[str, float] = {}
         """Seconds that each section took at most, so far."""
+        self.clock = SectionClock()
+        """Where the time goes."""
         self._on_commit = on_commit
         self._beats = Heartbeat(heartbeat) if heartbeat else None
         self._heartbeat = heartbeat
@@ -156,6 +159,7 @@ class Watchdog:
     def _enter(self) -> None:
         """Let the innermost section's clock run, from now."""
         now = time.monotonic_ns()
+        self.clock.enter(self._open[-1].name if self._open else "", now)
         if not self._open:
             if self._deadline is not None:
                 self._deadline.clear()

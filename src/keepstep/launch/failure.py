@@ -84,6 +84,19 @@ class RankEnd:
         return f"ended with {described(self.exit_code)}{self._where}"
 
     @property
+    def cause(self) -> str:
+        """The same without what differs from time to time: to count by."""
+        if self.is_stopped:
+            return "was stopped by a signal"
+        if self.is_overdue:
+            return "hung"
+        if self.error:
+            return f"raised {self.error.partition(':')[0]}"
+        if self.exit_code < 0:
+            return f"was ended by {signal_name(-self.exit_code)}"
+        return f"ended with {described(self.exit_code)}"
+
+    @property
     def _where(self) -> str:
         if not self.section:
             return ""

@@ -79,6 +79,11 @@ class Monitor:
             default=None,
         )
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it looks no more."""
+        return self._is_closed.is_set()
+
     def all_beat(self) -> bool:
         """Whether all of them are keepstep's, and have a deadline of their own for leaving."""
         return all(worker.sight.beat is not None for worker in self._workers.values())

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keepstep.errors import ExitCode
+from keepstep.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from keepstep.launch.supervisor import Job
@@ -74,7 +74,7 @@ def _launch(options: argparse.Namespace, heartbeats: Path, logs: Path) -> int:
     try:
         hear_signals(signals)
         config, entrypoint, worker_arguments = config_from_args(options)
-        with _supervised(job):
+        with _supervised(job), _metrics(options.metrics_port, job):
             elastic_launch(config, entrypoint)(*_watched(entrypoint, worker_arguments))
     except SignalException as told:
         if job.exit_code is None:
@@ -84,6 +84,9 @@ def _launch(options: argparse.Namespace, heartbeats: Path, logs: Path) -> int:
         return job.exit_code
     except ChildFailedError:  # the supervisor has told about it
         return ExitCode.ERROR if job.exit_code is None else job.exit_code
+    except ConfigError as error:
+        logger.error("%s", error)
+        return error.exit_code
     except RendezvousError as error:
         logger.error("the nodes could not meet: %s: %s", type(error).__name__, error)
         return ExitCode.TRANSIENT
@@ -103,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=_TRIES,
         help="How many incarnations in a row may end without a new commit.",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        default=os.environ.get("KEEPSTEP_METRICS_PORT"),
+        help="Serve /metrics, /healthz and /readyz of this node there; 0 lets one be chosen.",
     )
     # What the environment says in torchrun's own way still counts.
     if "PET_MAX_RESTARTS" not in os.environ:
@@ -125,6 +134,8 @@ def _problem(options: argparse.Namespace) -> str | None:
         return f"--max-restarts {options.restarts}: a number from 0 on is needed"
     if options.tries < 1:
         return f"--tries {options.tries}: at least 1 is needed"
+    if options.metrics_port is not None and not 0 <= options.metrics_port < 65536:
+        return f"--metrics-port {options.metrics_port}: a port from 0 to 65535 is needed"
     is_file = not (options.module or options.no_python)
     if is_file and not Path(options.training_script).is_file():
         return f"{options.training_script}: there is no such script; name a module with -m"
@@ -189,6 +200,28 @@ def _supervised(job: "Job") -> Iterator[None]:
         yield
     finally:
         api.LocalElasticAgent = original  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _metrics(port: int | None, job: "Job") -> Iterator[None]:
+    """Serve them, if they are asked for. *Raises:* ConfigError if that cannot be."""
+    if port is None:
+        yield
+        return
+    from keepstep.launch.worker import NUMBERS
+
+    try:
+        from keepstep.launch.metrics_server import serving
+    except ModuleNotFoundError as missing:
+        if missing.name != "prometheus_client":
+            raise
+        raise ConfigError(
+            "--metrics-port needs prometheus-client: pip install 'keepstep[metrics]'"
+        ) from missing
+    os.environ[NUMBERS] = "1"
+    with serving(port, job.look) as chosen:
+        logger.info("metrics at port %d: /metrics, /healthz, /readyz", chosen)
+        yield
 
 
 @contextmanager

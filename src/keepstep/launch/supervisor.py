@@ -10,13 +10,14 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
 from subprocess import Popen
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
@@ -38,8 +39,13 @@ from keepstep.launch.failure import (
     read_stacks,
     signal_name,
 )
-from keepstep.launch.monitor import Monitor
+from keepstep.launch.health import health_of
+from keepstep.launch.monitor import Monitor, Sight
+from keepstep.launch.tally import Tally
 from keepstep.launch.worker import CAUSE, HEARTBEATS, STEP_OVER
+
+if TYPE_CHECKING:
+    from keepstep.launch.metrics import NodeState
 
 logger = logging.getLogger("keepstep.launch")
 
@@ -70,7 +76,27 @@ class Job:
     """What the launcher is to end with, once that is decided."""
     restarts: list[Mapping[str, Any]] = field(default_factory=list)
     supervisor: "Supervisor | None" = None
+    causes: Counter[str] = field(default_factory=Counter)
+    """Restarts by cause, those for other nodes' sake included."""
+    tally: Tally = field(default_factory=Tally)
+    """What the workers have counted."""
 
+    def look(self) -> "NodeState":
+        """How this node is, for its metrics. From any thread."""
+        from keepstep.launch.metrics import NodeState
+
+        supervisor, budget = self.supervisor, self.budget
+        return NodeState(
+            self.tally.read(),
+            health_of(supervisor.sights if supervisor else {}),
+            dict(self.causes),
+            budget.in_vain,
+            budget.tries,
+        )
+
+
+_MEMBERS = "nodes have come or gone"
+"""The cause of a restart that no worker of this node has asked for."""
 
 _OVERRIDDEN = ("_start_workers", "_monitor_workers", "_shutdown")
 
@@ -98,6 +124,8 @@ class Supervisor(LocalElasticAgent):
         self._starts = 0
         self._cause: str | None = None
         """Why workers are started again, if that is known to be a failure."""
+        self._first: RankEnd | None = None
+        """Which rank it was."""
         self._is_between = True
         self._monitor: Monitor | None = None
         job.supervisor = self
@@ -111,13 +139,20 @@ class Supervisor(LocalElasticAgent):
             [] if self._is_between else [process.poll() for process in self._processes().values()]
         )
 
+    @property
+    def sights(self) -> Mapping[int, Sight]:
+        """What is seen of the workers that run, by rank."""
+        monitor = self._monitor
+        return {} if monitor is None or monitor.is_closed else monitor.sights
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         heartbeats = self._job.heartbeats / str(self._starts)
         heartbeats.mkdir()
         os.environ[HEARTBEATS] = str(heartbeats)
         if self._starts:
-            os.environ[CAUSE] = self._cause or "nodes have come or gone"
-        self._cause = None
+            os.environ[CAUSE] = self._cause or _MEMBERS
+            self._job.causes[self._first.cause if self._first else _MEMBERS] += 1
+        self._cause = self._first = None
         os.environ.pop(STEP_OVER, None)
         if self._job.budget.take_step_over():
             os.environ[STEP_OVER] = "1"
@@ -133,6 +168,7 @@ class Supervisor(LocalElasticAgent):
         hear_signals(self._job.signals)
         ranks = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
         processes = self._processes()
+        self._job.tally.begin(heartbeats, ranks.values())
         self._monitor = Monitor(heartbeats, {ranks[local]: p for local, p in processes.items()})
         return started
 
@@ -188,7 +224,7 @@ class Supervisor(LocalElasticAgent):
             return
         self._is_between = True
         self._job.restarts.append(_restart(first, is_counted=demand is Demand.RESTART))
-        self._cause = f"rank {first.rank} {first.what}"
+        self._cause, self._first = f"rank {first.rank} {first.what}", first
         time.sleep(budget.pause_seconds)
 
     def _decision(self, demand: Demand, first: RankEnd) -> tuple[int, str]:
@@ -265,6 +301,7 @@ class Supervisor(LocalElasticAgent):
         if self._monitor is None:
             return
         self._monitor.close()
+        self._job.tally.end()
         beats = [sight.beat for sight in self._monitor.sights.values() if sight.beat is not None]
         self._job.budget.note_progress(
             max((beat.commits for beat in beats), default=0),

@@ -21,11 +21,14 @@ from keepstep.elastic.orders import order_step_over, tell_cause
 from keepstep.elastic.watchdog import Watchdog
 from keepstep.errors import ExitCode, exit_code_of
 from keepstep.launch.env import tell_agent_of_commit
+from keepstep.observability.numbers import METER, NUMBERS_SUFFIX
 from keepstep.processes import die_with
 
 AGENT = "KEEPSTEP_AGENT_PID"
 HEARTBEATS = "KEEPSTEP_HEARTBEATS"
 """A directory for files of heartbeats, one a rank, named by it."""
+NUMBERS = "KEEPSTEP_NUMBERS"
+"""Set if the agent wants a worker's numbers beside its heartbeat."""
 STEP_OVER = "KEEPSTEP_STEP_OVER"
 CAUSE = "KEEPSTEP_CAUSE"
 """Why the workers are started again, for the ledger."""
@@ -64,6 +67,8 @@ def begin_worker(environ: Mapping[str, str]) -> Watchdog:
     heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None
     installed = Watchdog(heartbeat=heartbeat, on_commit=partial(tell_agent_of_commit, environ))
     watchdog.install(installed)
+    if heartbeat is not None and NUMBERS in environ:
+        METER.publish(heartbeat.with_name(heartbeat.name + NUMBERS_SUFFIX), installed.clock)
     return installed
 
 

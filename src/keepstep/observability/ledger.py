@@ -11,6 +11,7 @@ import time
 from typing import Any, Protocol
 
 from keepstep.errors import StorageError
+from keepstep.observability.counters import COUNTERS, STORAGE_ERRORS
 
 logger = logging.getLogger("keepstep.ledger")
 
@@ -67,6 +68,7 @@ class Ledger:
             logger.warning("the last events did not reach the ledger: %s", error)
 
     def _report(self, error: StorageError) -> None:
+        COUNTERS.add(STORAGE_ERRORS, kind=type(error).__name__)
         if not self._is_failing:
             logger.warning("the ledger cannot be written now: %s", error)
         self._is_failing = True

@@ -44,6 +44,16 @@ class SaveCost:
 class Pace(Protocol):
     """Decides on one rank; where time matters the coordinator's word goes."""
 
+    @property
+    def steps(self) -> int | None:
+        """Between two saves, if it goes by steps."""
+        ...
+
+    @property
+    def seconds(self) -> float | None:
+        """From one save to the next, if it goes by time; may change."""
+        ...
+
     def is_due(self, step: int) -> bool:
         """Whether to save at a step, which must be asked once per step."""
         ...
@@ -77,11 +87,13 @@ def pace_of(interval: Interval, failures: Callable[[], Failures]) -> Pace:
 class StepPace:
     """Every so many steps."""
 
+    seconds = None
+
     def __init__(self, steps: int) -> None:
-        self._steps = steps
+        self.steps = steps
 
     def is_due(self, step: int) -> bool:
-        return step % self._steps == 0
+        return step % self.steps == 0
 
     def began(self) -> None:
         pass
@@ -95,6 +107,8 @@ class StepPace:
 
 class TimePace:
     """Every so many seconds, from the beginning of one save to that of the next."""
+
+    steps = None
 
     def __init__(self, seconds: float, *, clock: Clock = time.monotonic) -> None:
         self.seconds = seconds

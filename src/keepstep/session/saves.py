@@ -11,6 +11,7 @@ from keepstep.commit.layout import CheckpointId
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.errors import CommitAborted, CommitError, FencedError, InternalError
 from keepstep.observability.ledger import Ledger
+from keepstep.session.metering import meter_failed_save, meter_saved, meter_skipped_save
 from keepstep.session.pacing import Pace
 from keepstep.session.reporting import (
     report_failed_save,
@@ -63,6 +64,8 @@ class Saves:
         self._failed = 0
         self._failure: CommitError | None = None
         self._in_flight: Save | None = None
+        self._begun_ns = 0
+        """When it began."""
         self._has_skipped = False
         self._lately: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -116,6 +119,7 @@ class Saves:
         self.finish()
         self.pace.began()
         self._has_skipped = False
+        self._begun_ns = time.monotonic_ns()
         self._in_flight = self._saver.begin(
             state, step, describe(), deadline_seconds=deadline_seconds
         )
@@ -125,6 +129,7 @@ class Saves:
         """Do without a save that is due while another is in flight. *Ranks:* local."""
         if not self._has_skipped:
             report_skipped_save(step, self._ledger, self._world)
+            meter_skipped_save(self._world)
         self._has_skipped = True
 
     def finish(self, *, within_seconds: float | None = None) -> None:
@@ -164,6 +169,7 @@ class Saves:
             report_failed_save(
                 failure, step, self._world, failed=self._failed, allowed=self._allowed
             )
+            meter_failed_save(failure, self._world, failed=self._failed)
         if has_failed:
             self._failure = failure or CommitAborted("the save has failed on other ranks")
         if self._failed > self._allowed and self._when_failing == "stop":
@@ -227,6 +233,7 @@ class Saves:
         self.pace.ended(save.cost)
         self._lately.append(save.cost.total_seconds)
         report_saved(save, self._ledger, allocations=self._saver.allocations)
+        meter_saved(save, self.pace, begun_ns=self._begun_ns)
         self._after_commit()
         return save
 

@@ -39,6 +39,7 @@ from keepstep.observability.ledger import END, Ledger
 from keepstep.session.going_back import best_checkpoint, go_behind
 from keepstep.session.history import failures_before
 from keepstep.session.loading import load_snapshot, load_weights
+from keepstep.session.metering import meter_metrics, meter_start, meter_step
 from keepstep.session.pacing import Failures, pace_of
 from keepstep.session.premises import abort_stale_uploads, check_exclusive_create
 from keepstep.session.reporting import RESERVED_EVENTS, report_left, report_restored
@@ -333,6 +334,7 @@ class Session:
         self.step += 1
         self.samples += samples
         self.tokens += tokens
+        meter_step(self.step, samples=samples, tokens=tokens, world=self.world)
         self._note_metrics(metrics, active.ledger)
         failpoints.hit("step.after", step=self.step)
         saves = active.saves
@@ -575,6 +577,7 @@ class Session:
             initialized_from=None if manifest else self._settings.init_from,
         )
         report_restored(restored, self._generation.ledger, self.world, self.uri)
+        meter_start(restored, self._generation.saves.pace, self.world)
         return restored
 
     @contextmanager
@@ -813,6 +816,7 @@ class Session:
             return  # the coordinator's go into the manifest and the ledger
         numbers = {name: float(value) for name, value in metrics.items()}
         self._metrics |= {name: n for name, n in numbers.items() if math.isfinite(n)}
+        meter_metrics(numbers)
         # JSON has no NaN: what is not finite is written as text.
         shown = {name: n if math.isfinite(n) else str(n) for name, n in numbers.items()}
         ledger.record("step", step=self.step, samples=self.samples, metrics=shown)
