@@ -11,13 +11,16 @@ Armed by a specification such as ``write.middle=kill@rank:1@step:20``::
 ``kill`` and ``stop`` send this process SIGKILL and SIGSTOP; ``raise:ENOSPC`` raises that
 ``OSError``, ``raise`` alone a :class:`FailpointError`. A rule acts once per process, and unless
 ``restart`` says otherwise only before the first restart: the job it killed must be able to recover.
+Right before it acts it adds a line to the log of what was done, if there is one.
 """
 
 import errno
+import json
 import os
 import signal
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from keepstep.phases import Phase
 
@@ -49,16 +52,24 @@ class _Rule:
     has_fired: bool = field(default=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Log:
+    path: Path
+    rank: int
+
+
 _armed: list[_Rule] | None = None
+_log: _Log | None = None
 
 
-def arm(specification: str, *, rank: int, restart_count: int) -> None:
+def arm(specification: str, *, rank: int, restart_count: int, log: Path | None = None) -> None:
     """Arm the rules that apply to this process, replacing what was armed before.
 
+    Each rule that acts adds a line of JSON to ``log``.
     *Ranks:* local.
     *Raises:* ``ValueError`` naming the rule that cannot be read; nothing is armed then.
     """
-    global _armed  # noqa: PLW0603  # one table per process is the point
+    global _armed, _log  # noqa: PLW0603  # one table per process is the point
     rules = [
         rule
         for text in specification.split(";")
@@ -67,6 +78,7 @@ def arm(specification: str, *, rank: int, restart_count: int) -> None:
         if rule is not None
     ]
     _armed = rules or None
+    _log = _Log(log, rank) if log else None
 
 
 def disarm() -> None:
@@ -82,6 +94,8 @@ def hit(site: str, *, step: int | None = None) -> None:
     for rule in _armed:
         if rule.site == site and not rule.has_fired and rule.step in (None, step):
             rule.has_fired = True
+            if _log is not None:
+                _note(_log, rule, step)
             _act(rule)
 
 
@@ -127,6 +141,14 @@ def _check_action(text: str, action: str, argument: str) -> None:
             "actions: kill, stop, exit:CODE, sleep:SECONDS, raise, raise:ERRNO"
         )
         raise ValueError(msg)
+
+
+def _note(log: _Log, rule: _Rule, step: int | None) -> None:
+    """In one write, so that lines of several ranks do not mix."""
+    known = {"time": round(time.time(), 3), "rank": log.rank, "step": step}
+    line = json.dumps({**known, "site": rule.site, "action": rule.action}) + "\n"
+    with log.path.open("ab", buffering=0) as file:
+        file.write(line.encode())
 
 
 def _act(rule: _Rule) -> None:

@@ -1,16 +1,17 @@
 """Real jobs under torchrun, killed, damaged, frozen, and compared with uninterrupted ones.
 
-Those that run by default are one of each sort; ``-m drill`` runs all, in about 12 minutes on two
-cores.
+Three run by default, beside the smoke drills of ``make drill``; ``-m drill`` runs all.
 """
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from keepstep.drills.catalog import SMOKE, catalog
+from keepstep.drills.catalog import catalog
 from keepstep.drills.perform import Ground
+from keepstep.drills.record import read_record
 from keepstep.drills.scenario import Drill
 
 pytestmark = [
@@ -18,21 +19,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="drills read /proc"),
 ]
 
-_ONE_OF_EACH = {
-    *SMOKE,
-    "kill-publish.middle-ddp",
-    "kill-publish.after-fsdp",
-    "kill-arrive.before-fsdp",
-    "kill-in-flight-async-ddp",
-    "kill-in-flight-overlap-fsdp",
-    "kill-write.middle-fast-fsdp",
-    "kill-write.middle-sync-fsdp",
-    "rescale-ddp",
-    "damage-flip",
-    "damage-delete",
-    "damage-all",
-    "zombie",
-}
+_BY_DEFAULT = {"kill-in-flight-overlap-fsdp", "rescale-hsdp", "zombie-early"}
+"""Of sorts that the smoke drills, which CI runs beside the tests, leave out."""
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +32,17 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 def _parameters() -> Iterator[object]:
     for drill in catalog():
-        marks = () if drill.name in _ONE_OF_EACH else pytest.mark.long
+        marks = () if drill.name in _BY_DEFAULT else pytest.mark.long
         yield pytest.param(drill, id=drill.name, marks=marks)
 
 
 @pytest.mark.parametrize("drill", list(_parameters()))
 def test_drill(ground: Ground, drill: Drill) -> None:
-    outcome = ground.perform(drill)
-    if outcome.skipped is not None:
-        pytest.skip(outcome.skipped)
-    bad = [verdict for verdict in outcome.verdicts if not verdict.is_good]
-    assert not bad, f"{bad}; see {outcome.directory}"
-    assert len(outcome.verdicts) == len(drill.judges)
-    ground.discard(outcome)
+    record = ground.perform(drill)
+    if record.skipped is not None:
+        pytest.skip(record.skipped)
+    bad = [verdict for verdict in record.verdicts if not verdict.is_good]
+    assert not bad, f"{bad}; see {record.directory}"
+    assert len(record.verdicts) == len(drill.judges)
+    assert read_record(Path(record.directory or "")) == record
+    ground.discard(record)

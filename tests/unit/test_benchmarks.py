@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,15 @@ def test_saves_and_loads_by_as_many_and_by_other_ranks_are_measured(tmp_path: Pa
 
 
 def test_asynchronous_saves_and_a_soak_are_measured(tmp_path: Path) -> None:
+    # torch 2.11 closes a stager after its first save: none can be kept.
+    has_kept_stager = version("torch") >= "2.12"
+    stock = "dcp-async-thread" if has_kept_stager else "dcp-async-default"
     found = benchmark(
         tmp_path,
         *("--sections", "background,soak", "--ranks", "1", "--soak-saves", "5"),
-        *("--peers", "limit-memcpy,keepstep,keepstep-async,dcp-async-thread"),
+        *("--peers", f"limit-memcpy,keepstep,keepstep-async,{stock}"),
     )
     background = rows_of(found, "background")
-    for peer in ("limit-memcpy", "keepstep-async", "dcp-async-thread"):
+    for peer in ("limit-memcpy", "keepstep-async", stock):
         assert (peer, "async save") in background
     assert {("keepstep", "soak"), ("keepstep-async", "soak")} <= rows_of(found, "soak")

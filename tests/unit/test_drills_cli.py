@@ -1,15 +1,18 @@
 """``keepstep drill``: what it prints and how it ends, with drills that are made up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keepstep.cli.main import main
-from keepstep.drills.catalog import catalog
-from keepstep.drills.evidence import Verdict
-from keepstep.drills.perform import Ground, Outcome
+from keepstep.drills.catalog import catalog, select
+from keepstep.drills.perform import Ground
+from keepstep.drills.record import Record, write_record
 from keepstep.drills.scenario import Drill
+from keepstep.drills.verdicts import Verdict
 from keepstep.errors import ExitCode
 
 GOOD = Verdict("same_bits", "I5", is_good=True, evidence="all equal")
@@ -17,23 +20,17 @@ BAD = Verdict("intact", "I3", is_good=False, evidence="block 3 is damaged")
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Outcome]:
-    """Outcomes by drill; a directory is made as a real drill makes it."""
-    outcomes: dict[str, Outcome] = {}
+def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What records of drills say, by drill; a directory is made as a real drill makes it."""
+    said: dict[str, dict[str, Any]] = {}
 
-    def perform(ground: Ground, drill: Drill) -> Outcome:
-        directory = ground._new_directory(drill.name)
-        found = outcomes.get(drill.name, Outcome(drill=drill.name, verdicts=(GOOD,), seconds=2.0))
-        return Outcome(
-            drill=drill.name,
-            verdicts=found.verdicts,
-            skipped=found.skipped,
-            seconds=found.seconds,
-            directory=None if found.skipped else directory,
-        )
+    def perform(ground: Ground, drill: Drill) -> Record:
+        fields = {"verdicts": (GOOD,), "seconds": 2.0, **said.get(drill.name, {})}
+        directory = None if "skipped" in fields else str(ground._new_directory(drill.name))
+        return Record(drill=drill, directory=directory, **fields)
 
     monkeypatch.setattr(Ground, "perform", perform)
-    return outcomes
+    return said
 
 
 def test_list_names_every_drill(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +41,7 @@ def test_list_names_every_drill(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_passed_ends_with_ok_and_leaves_nothing(
-    fake: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake: dict[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["drill", "run", "zombie", "--dir", str(tmp_path)]) == ExitCode.OK
     out = capsys.readouterr().out
@@ -54,9 +51,9 @@ def test_all_passed_ends_with_ok_and_leaves_nothing(
 
 
 def test_a_failure_ends_with_error_and_is_kept(
-    fake: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake: dict[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake["zombie"] = Outcome(drill="zombie", verdicts=(GOOD, BAD))
+    fake["zombie"] = {"verdicts": (GOOD, BAD)}
     assert main(["drill", "run", "zombie*", "--dir", str(tmp_path)]) == ExitCode.ERROR
     out = capsys.readouterr().out
     assert "I3 intact: block 3 is damaged" in out
@@ -64,16 +61,16 @@ def test_a_failure_ends_with_error_and_is_kept(
     assert [each.name for each in tmp_path.iterdir()] == ["zombie"]
 
 
-def test_keep_keeps_what_passed(fake: dict[str, Outcome], tmp_path: Path) -> None:
+def test_keep_keeps_what_passed(fake: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     assert main(["drill", "run", "zombie", "--dir", str(tmp_path), "--keep"]) == ExitCode.OK
     assert [each.name for each in tmp_path.iterdir()] == ["zombie"]
 
 
 def test_json_holds_every_verdict(
-    fake: dict[str, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake: dict[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake["zombie"] = Outcome(drill="zombie", verdicts=(GOOD, BAD))
-    fake["zombie-early"] = Outcome(drill="zombie-early", skipped="no module")
+    fake["zombie"] = {"verdicts": (GOOD, BAD)}
+    fake["zombie-early"] = {"skipped": "no module"}
     main(["drill", "run", "zombie*", "--dir", str(tmp_path), "--json"])
     failed, skipped = json.loads(capsys.readouterr().out)["drills"]
     assert failed["outcome"] == "fail"
@@ -89,10 +86,10 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_drill_whose_module_is_missing_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keepstep.drills.perform.find_spec", lambda name: None)
-    (drill,) = (each for each in catalog() if each.needs)
-    outcome = Ground(tmp_path).perform(drill)
-    assert outcome.skipped == f"{drill.needs} is not installed"
+    monkeypatch.setattr("keepstep.drills.requirements.find_spec", lambda name: None)
+    (drill,) = (each for each in catalog() if each.needs == ("module:sklearn",))
+    record = Ground(tmp_path).perform(drill)
+    assert record.skipped == "sklearn is not installed"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,3 +99,29 @@ def test_a_directory_of_an_earlier_drill_is_left_alone(
     (tmp_path / "zombie").mkdir()
     assert main(["drill", "run", "zombie", "--dir", str(tmp_path)]) == ExitCode.CONFIG
     assert "choose another --dir" in capsys.readouterr().err
+
+
+def test_a_record_is_judged_again_without_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (drill,) = select(("zombie",))
+    write_record(Record(drill=drill, verdicts=(GOOD,)), tmp_path)
+    assert main(["drill", "judge", str(tmp_path)]) == ExitCode.ERROR
+    out = capsys.readouterr().out
+    assert "no job was run" in out
+    assert "1 failed" in out
+
+
+def test_a_replay_performs_the_same_drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (drill,) = select(("zombie",))
+    told = replace(drill, name="mine", description="Not in the catalog.")
+    record = Record(drill=told, seed=7, settings={"train.steps": 12})
+    seen: list[Record] = []
+
+    def perform(ground: Ground, drill: Drill) -> Record:
+        seen.append(Record(drill=drill, seed=ground._seed, settings=dict(ground._settings)))
+        return seen[-1]
+
+    monkeypatch.setattr(Ground, "perform", perform)
+    assert main(["drill", "replay", str(write_record(record, tmp_path))]) == ExitCode.OK
+    assert seen == [record]

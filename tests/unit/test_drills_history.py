@@ -21,8 +21,9 @@ from keepstep.commit.lineage import claim_generation
 from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.commit.protocol import publish
 from keepstep.commit.verify import verify_checkpoint
-from keepstep.drills.history import read_history
+from keepstep.drills.history import History, tell
 from keepstep.drills.inject import fingerprints, spoil
+from keepstep.drills.remains import read_remains
 from keepstep.drills.scenario import DamageKind, Place, Spoil
 from keepstep.observability.ledger import Ledger
 from keepstep.storage.local import LocalStorage
@@ -44,6 +45,10 @@ def storage(tmp_path: Path) -> LocalStorage:
     commit(storage, run, step=6, generation=2)
     work(storage, generation=2, first=5, last=6, resumed_from=source, began=200.0)
     return storage
+
+
+def read_history(storage: LocalStorage) -> History:
+    return tell(read_remains(storage))
 
 
 def commit(storage: LocalStorage, run: str, *, step: int, generation: int) -> CheckpointId:
@@ -143,7 +148,7 @@ def test_starts_tell_what_each_rank_resumed_from(storage: LocalStorage) -> None:
 
 
 def test_recovery_lasts_until_the_first_new_step(storage: LocalStorage) -> None:
-    assert read_history(storage).recovery_seconds == pytest.approx(201.0 - 105.0)
+    assert read_history(storage).recoveries_seconds == pytest.approx((201.0 - 105.0,))
 
 
 def test_checkpoints_carry_the_digests_of_all_ranks(storage: LocalStorage) -> None:

@@ -9,10 +9,11 @@ import pytest
 from keepstep.commit.catalog import Status
 from keepstep.commit.layout import CheckpointId
 from keepstep.drills.evidence import Evidence
-from keepstep.drills.history import Checkpoint, History, Start, Step
+from keepstep.drills.history import History, Start, Step
 from keepstep.drills.inject import Damage
-from keepstep.drills.judge import JUDGES, judge
-from keepstep.drills.run import Result
+from keepstep.drills.judges import JUDGES, judge
+from keepstep.drills.remains import Checkpoint
+from keepstep.drills.results import Result
 from keepstep.drills.scenario import DamageKind, Ending, Place
 
 LAST_STEP = 8

@@ -36,7 +36,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
     def start_job(*, agent: str, worker: str = SLEEP) -> Job:
         code = SPAWN.format(worker=worker, agent=agent)
         monkeypatch.setattr(run, "_command", lambda leg, settings: [sys.executable, "-c", code])
-        return Job(Leg(1), {}, environ=os.environ, log=tmp_path / "log")
+        failpoints = {"KEEPSTEP_FAILPOINTS": ""}
+        return Job(Leg(1), {}, environ=os.environ, failpoints=failpoints, log=tmp_path / "log")
 
     return start_job
 

@@ -1,22 +1,25 @@
 """The catalog of drills is complete and consistent."""
 
+from pkgutil import resolve_name
+
 import pytest
 
 from keepstep.config import resolve
 from keepstep.drills.catalog import SMOKE, catalog, select
-from keepstep.drills.judge import JUDGES
+from keepstep.drills.judges import JUDGES
+from keepstep.drills.requirements import lacking
 from keepstep.drills.scenario import (
-    KILL_STEP,
-    SAVE_EVERY,
     SETTINGS,
-    STEPS,
+    SMALL,
     DamageKind,
     Drill,
     Ending,
     Leg,
     Place,
+    Scale,
     Spoil,
 )
+from keepstep.drills.verdicts import INVARIANTS
 from keepstep.errors import ConfigError
 from keepstep.failpoints import FAILPOINTS, arm, disarm
 from keepstep.phases import Phase
@@ -39,6 +42,21 @@ def test_names_are_unique() -> None:
     assert len(NAMES) == len(catalog())
 
 
+def test_every_drill_belongs_to_a_family_of_the_list() -> None:
+    assert {drill.family for drill in catalog()} <= {f"D{number}" for number in range(1, 19)}
+
+
+def test_every_judge_speaks_for_a_promise() -> None:
+    assert {invariant for invariant, _ in JUDGES.values()} <= set(INVARIANTS)
+
+
+@pytest.mark.parametrize("drill", catalog(), ids=lambda drill: drill.name)
+def test_every_need_is_known_and_every_player_is_there(drill: Drill) -> None:
+    lacking(drill.needs)
+    for act in drill.acts:
+        assert callable(resolve_name(act.player))
+
+
 def test_every_judge_is_needed_and_known() -> None:
     assert {name for drill in catalog() for name in drill.judges} == set(JUDGES)
 
@@ -59,8 +77,9 @@ def test_settings_and_failpoints_are_sound(drill: Drill) -> None:
 
 
 def test_a_save_is_due_when_a_rank_is_killed() -> None:
-    assert KILL_STEP % SAVE_EVERY == 0
-    assert KILL_STEP < STEPS
+    for scale in (SMALL, Scale(8, 2), Scale(100, 30), Scale(9, 4)):
+        assert scale.kill_step % scale.save_every == 0
+        assert 0 < scale.kill_step < scale.steps
 
 
 def test_rescaling_resumes_four_times_in_five_worlds() -> None:
@@ -85,7 +104,7 @@ def test_damage_covers_every_kind_at_every_place() -> None:
 def test_one_checkpoint_stays_whole_unless_all_are_damaged() -> None:
     for drill in select(("damage-*",)):
         (spoil,) = (act for act in drill.acts if isinstance(act, Spoil))
-        assert (len(spoil.places) == STEPS // SAVE_EVERY) == (drill.name == "damage-all")
+        assert (len(spoil.places) == SMALL.num_saves) == (drill.name == "damage-all")
 
 
 def test_smoke_is_the_default() -> None:

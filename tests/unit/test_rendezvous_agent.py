@@ -12,6 +12,7 @@ import pytest
 from test_launch_env import TORCHRUN
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.api import PContext
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from keepstep.cli.main import main
@@ -76,14 +77,16 @@ def test_signal_that_somebody_handles_is_left_to_them() -> None:
 def test_workers_stopped_for_a_restart_have_the_configured_time(
     configured: float | None, expected: float
 ) -> None:
-    stopped: list[float] = []
+    stopped: list[object] = []
 
-    def shut_down(*, timeout: float) -> None:
+    def close(death_sig: object = None, timeout: float = 30) -> None:
         stopped.append(timeout)
 
-    agent = SimpleNamespace(_shutdown_timeout=77, _shutdown=shut_down)
+    agent = object.__new__(LocalElasticAgent)
+    agent._worker_watchdog = agent._health_check_server = None
+    agent._shutdown_timeout, agent._pcontext = 77, SimpleNamespace(close=close)
     _honor_stop_time(configured)
-    LocalElasticAgent._stop_workers(agent, None)  # type: ignore[arg-type]
+    agent._stop_workers(SimpleNamespace(spec=SimpleNamespace(role="trainer")))
     assert stopped == [expected]
 
 
@@ -91,7 +94,7 @@ def test_workers_stopped_for_a_restart_have_the_configured_time(
 def test_agent_of_another_shape_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(LocalElasticAgent, "_shutdown", lambda self, death_sig: None)
+    monkeypatch.setattr(PContext, "close", lambda self, death_sig: None)
     before = LocalElasticAgent._stop_workers
     _honor_stop_time(5.0)
     assert LocalElasticAgent._stop_workers is before

@@ -2,12 +2,27 @@
 
 import io
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.planner import ReadItem, SavePlan, WriteItem, WriteItemType
+from torch.distributed.checkpoint.default_planner import (
+    DefaultLoadPlanner,
+    DefaultSavePlanner,
+    create_default_local_load_plan,
+)
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    ReadItem,
+    SavePlan,
+    WriteItem,
+    WriteItemType,
+)
 from torch.distributed.tensor import DTensor
 
 from keepstep.checkpoint.entries import Entries
@@ -103,9 +118,55 @@ def held_chunk(
 class LoadPlanner(DefaultLoadPlanner):
     """Plans as DCP does; values are read without executing anything from them."""
 
+    def create_local_plan(self) -> LoadPlan:
+        """DCP's plan, made once for all tensors that are cut alike here and in the checkpoint."""
+        assert self.metadata is not None
+        entries = self.metadata.state_dict_metadata
+        if not entries.keys() >= self.state_dict.keys():
+            return super().create_local_plan()  # which knows how torch 2.3 named things
+        planned: dict[Hashable, list[ReadItem]] = {}
+        items: list[ReadItem] = []
+        for fqn, value in self.state_dict.items():
+            cut = _cut(value, entries[fqn])
+            if cut not in planned:
+                plan = create_default_local_load_plan({fqn: value}, self.metadata)
+                planned[cut] = plan.items
+                items += plan.items
+            else:
+                items += [_renamed(item, fqn) for item in planned[cut]]
+        return LoadPlan(items)
+
+    def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
+        held = self.state_dict[read_item.dest_index.fqn]
+        local = held.to_local() if isinstance(held, DTensor) else held
+        if isinstance(local, torch.Tensor) and local.shape == read_item.lengths:
+            return local
+        found: torch.Tensor = super().resolve_tensor(read_item)
+        return found
+
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         loaded = torch.load(value, weights_only=True, map_location="cpu")
         _set(self.original_state_dict, self.mappings[read_item.dest_index.fqn], loaded)
+
+
+def _cut(value: Any, entry: BytesStorageMetadata | TensorStorageMetadata) -> Hashable:
+    """Two tensors for which this is equal are read by the same pieces."""
+    if isinstance(entry, BytesStorageMetadata):
+        return None
+    layout = (value.device_mesh, value.placements) if isinstance(value, DTensor) else type(value)
+    chunks = tuple((chunk.offsets, chunk.sizes) for chunk in entry.chunks)
+    return layout, getattr(value, "shape", None), entry.size, chunks
+
+
+def _renamed(item: ReadItem, fqn: str) -> ReadItem:
+    return ReadItem(
+        type=item.type,
+        dest_index=MetadataIndex(fqn, item.dest_index.offset, item.dest_index.index),
+        dest_offsets=item.dest_offsets,
+        storage_index=MetadataIndex(fqn, item.storage_index.offset, item.storage_index.index),
+        storage_offsets=item.storage_offsets,
+        lengths=item.lengths,
+    )
 
 
 def serialize_value(fqn: str, value: Any) -> bytes:

@@ -18,6 +18,7 @@ ENVIRONMENT_PREFIX = "KEEPSTEP_"
 RESERVED = frozenset(
     {
         "KEEPSTEP_FAILPOINTS",
+        "KEEPSTEP_FAILPOINTS_LOG",
         # By which the rendezvous in torchrun's agent speaks to workers.
         "KEEPSTEP_ROUND",
         "KEEPSTEP_MIN_NODES",

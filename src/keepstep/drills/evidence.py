@@ -1,11 +1,16 @@
-"""What judges are given, and what they answer."""
+"""What judges are given: what happened in a drill, and in the run it is compared with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from keepstep.drills.history import History
+from keepstep.drills.history import History, tell
 from keepstep.drills.inject import Damage
-from keepstep.drills.run import Result
+from keepstep.drills.record import Record
+from keepstep.drills.remains import Remains
+from keepstep.drills.results import Injection, Result
+
+_NOTHING = Remains(events=(), claims=(), checkpoints=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,23 +21,26 @@ class Evidence:
     reference: History
     """Of an uninterrupted run with the same settings."""
     results: tuple[Result, ...] = ()
+    injections: tuple[Injection, ...] = ()
     damages: tuple[Damage, ...] = ()
     objects_before: Mapping[str, str] = field(default_factory=dict)
     """Digests of all objects after the damage, before the next start."""
     objects_after: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What players noted for judges of their own."""
     samples_per_epoch: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one judge says."""
-
-    judge: str
-    invariant: str
-    """The promise, ``I1`` to ``I11``."""
-    is_good: bool
-    evidence: str
-
-
-class Objection(Exception):
-    """The first thing that a judge found wrong."""
+def evidence_of(record: Record) -> Evidence:
+    """What a record tells."""
+    return Evidence(
+        history=tell(record.remains or _NOTHING),
+        reference=tell(record.reference or _NOTHING),
+        results=record.results,
+        injections=record.injections,
+        damages=record.damages,
+        objects_before=record.objects_before,
+        objects_after=record.objects_after,
+        notes=record.notes,
+        samples_per_epoch=record.drill.samples_per_epoch,
+    )

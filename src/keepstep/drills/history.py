@@ -1,20 +1,14 @@
-"""What a run left on storage, read without torch and without asking the trainer."""
+"""What happened, told from what a run has left: pure, so that an old record can be told again."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from keepstep.commit.catalog import Catalog, Entry, Status
-from keepstep.commit.index import Frame
-from keepstep.commit.layout import LEDGER, CheckpointId
-from keepstep.commit.lineage import Generation, read_generation, valid_line
-from keepstep.commit.verify import read_index, verify_checkpoint
-from keepstep.observability.ledger import read_ledger
-from keepstep.storage.base import Storage
-
-TensorKey = tuple[str, tuple[int, ...]]
-"""Name and offsets of a chunk."""
+from keepstep.commit.catalog import Status
+from keepstep.commit.layout import CheckpointId
+from keepstep.commit.lineage import Generation, valid_line
+from keepstep.drills.remains import Checkpoint, Remains
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,22 +21,6 @@ class Step:
     """Global sample ids in the global order."""
     losses: tuple[float, ...]
     """By slot: their mean is the global loss. Exact."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """One attempt and what is in it."""
-
-    id: CheckpointId
-    status: Status
-    reason: str | None = None
-    world_size: int = 0
-    state_digest: str | None = None
-    digests: Mapping[TensorKey, str] = field(default_factory=dict)
-    """Content of every chunk and value. Empty for one that is damaged or not committed."""
-    tensors: frozenset[TensorKey] = frozenset()
-    """Which of them are tensors."""
-    damages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,32 +63,24 @@ class History:
         return next((c for c in self.checkpoints if c.id == wanted), None)
 
     @property
-    def recovery_seconds(self) -> float | None:
-        """The longest time from a job's last sign of life to its successor's first new step."""
-        gaps = [
+    def recoveries_seconds(self) -> tuple[float, ...]:
+        """From each job's last sign of life to its successor's first new step."""
+        return tuple(
             after.first_step_ended - before.ended
             for before, after in pairwise(self.starts)
             # A zombie's last sign of life comes later.
             if after.first_step_ended is not None and after.first_step_ended > before.ended
-        ]
-        return max(gaps, default=None)
+        )
 
 
-def read_history(storage: Storage) -> History:
-    """Everything a run has left. Every byte of every committed checkpoint is verified."""
-    catalog = Catalog(storage)
-    claims = {number: read_generation(storage, number) for number in catalog.generations()}
-    events = _events(storage)
+def tell(remains: Remains) -> History:
+    """The history that counts."""
+    claims = {claim.number: claim for claim in remains.claims}
     return History(
-        steps=tuple(_effective_steps(events, claims)),
-        checkpoints=tuple(_checkpoint(storage, entry) for entry in catalog.entries()),
-        starts=tuple(_start(claims[number], events) for number in sorted(claims)),
+        steps=tuple(_effective_steps(remains.events, claims)),
+        checkpoints=remains.checkpoints,
+        starts=tuple(_start(claim, remains.events) for claim in remains.claims),
     )
-
-
-def _events(storage: Storage) -> list[dict[str, Any]]:
-    """Of all ranks and generations; each log in its own order."""
-    return [event for info in storage.list(LEDGER) for event in read_ledger(storage.get(info.key))]
 
 
 def _effective_steps(
@@ -137,27 +107,6 @@ def _step(number: int, generation: int, records: list[dict[str, Any]]) -> Step:
         generation=generation,
         ids=tuple(id for record in ordered for id in record["ids"]),
         losses=tuple(float.fromhex(text) for record in ordered for text in record["losses_hex"]),
-    )
-
-
-def _checkpoint(storage: Storage, entry: Entry) -> Checkpoint:
-    if not entry.has_manifest:
-        return Checkpoint(id=entry.id, status=entry.status)
-    if damages := verify_checkpoint(storage, entry.id):
-        texts = tuple(map(str, damages))
-        return Checkpoint(id=entry.id, status=entry.status, reason=entry.reason, damages=texts)
-    manifest = Catalog(storage).manifest(entry.id)
-    frames: list[Frame] = []
-    for rank in range(manifest.world_size):
-        frames += read_index(storage, manifest, rank).frames
-    return Checkpoint(
-        id=entry.id,
-        status=entry.status,
-        reason=entry.reason,
-        world_size=manifest.world_size,
-        state_digest=manifest.state_digest,
-        digests={(frame.fqn, frame.offsets): frame.digest for frame in frames},
-        tensors=frozenset((f.fqn, f.offsets) for f in frames if f.kind == "tensor"),
     )
 
 

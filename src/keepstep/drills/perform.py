@@ -1,105 +1,94 @@
-"""One drill from start to verdict: act, read what was left, judge."""
+"""One drill from start to verdict: act, record what was left, judge the record."""
 
-import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from keepstep.drills.evidence import Evidence, Verdict
-from keepstep.drills.history import read_history
-from keepstep.drills.inject import Damage, fingerprints, spoil
-from keepstep.drills.judge import judge
-from keepstep.drills.run import Job, Result
-from keepstep.drills.scenario import (
-    REFERENCE_WORLD_SIZE,
-    SETTINGS,
-    Act,
-    Drill,
-    Ending,
-    Leg,
-    Spoil,
-    Thaw,
-)
+from keepstep.drills.evidence import evidence_of
+from keepstep.drills.inject import fingerprints
+from keepstep.drills.judges import judge
+from keepstep.drills.record import Record, write_record
+from keepstep.drills.remains import Remains, read_remains
+from keepstep.drills.requirements import lacking
+from keepstep.drills.results import Result
+from keepstep.drills.scenario import REFERENCE_WORLD_SIZE, SETTINGS, Drill, Leg
+from keepstep.drills.stage import Stage
+from keepstep.drills.verdicts import Verdict
 from keepstep.errors import BarrierTimeout, ConfigError, KeepstepError
 from keepstep.storage.base import Storage
 from keepstep.storage.opening import open_storage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of a drill."""
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """An uninterrupted run."""
 
-    drill: str
-    verdicts: tuple[Verdict, ...] = ()
-    skipped: str | None = None
-    """Why it was not run."""
-    seconds: float = 0.0
-    """Its own; the uninterrupted run that drills share is not counted."""
-    recovery_seconds: float | None = None
-    """The longest time from the last sign of life to the successor's first step."""
-    directory: Path | None = None
-
-    @property
-    def is_good(self) -> bool:
-        return all(verdict.is_good for verdict in self.verdicts)
+    result: Result
+    directory: Path
+    remains: Remains
 
 
 class Ground:
     """Where drills are performed, and the uninterrupted runs they share.
 
     Args:
-        directory: Of logs and prepared data.
+        directory: Of logs, records and prepared data.
         uri: Below which the runs are kept; by default in the directory.
+        settings: Of every job, beside what the drills themselves set.
+        seed: Decides on whatever drills leave to chance.
     """
 
-    def __init__(self, directory: Path, uri: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        uri: str | None = None,
+        *,
+        settings: Mapping[str, object] = SETTINGS,
+        seed: int = 0,
+    ) -> None:
         self._directory = directory.absolute()
         self._uri = uri.rstrip("/") if uri else None
-        self._references: dict[object, Result] = {}
+        self._settings = settings
+        self._seed = seed
+        self._references: dict[object, _Reference] = {}
         self._numbers = count(1)
 
-    def perform(self, drill: Drill) -> Outcome:
-        """Act, read what was left, judge.
+    def perform(self, drill: Drill) -> Record:
+        """Act, record what was left, judge, write the record down.
 
         A drill that cannot be acted to its end has failed.
         *Raises:* ``ConfigError`` if there is a directory of an earlier one.
         """
-        if drill.needs and find_spec(drill.needs) is None:
-            return Outcome(drill=drill.name, skipped=f"{drill.needs} is not installed")
+        record = Record(
+            drill=drill, seed=self._seed, settings=dict(self._settings), began=time.time()
+        )
+        if (reason := lacking(drill.needs)) is not None:
+            return replace(record, skipped=reason)
         directory = self._new_directory(drill.name)
+        record = replace(record, directory=str(directory))
         start = time.monotonic()
-        recovery_seconds = None
         try:
             reference = self._reference(drill)
             start = time.monotonic()
-            evidence = self._act(drill, directory, reference)
-            verdicts = tuple(judge(name, evidence) for name in drill.judges)
-            if not drill.continues_reference:
-                recovery_seconds = evidence.history.recovery_seconds
+            record = self._act(record, directory, reference)
         except KeepstepError as error:
-            verdicts = (Verdict("endings", "I8", is_good=False, evidence=str(error)),)
-        return Outcome(
-            drill=drill.name,
-            verdicts=verdicts,
-            seconds=time.monotonic() - start,
-            recovery_seconds=recovery_seconds,
-            directory=directory,
-        )
+            record = replace(record, broken_off=str(error))
+        record = judged(replace(record, seconds=time.monotonic() - start))
+        write_record(record, directory)
+        return record
 
-    def discard(self, outcome: Outcome) -> None:
+    def discard(self, record: Record) -> None:
         """Remove what a drill left."""
-        if outcome.directory is not None:
-            self._remove(outcome.directory)
+        if record.directory is not None:
+            self._remove(Path(record.directory))
 
     def discard_references(self) -> None:
         """Remove the uninterrupted runs and the prepared data."""
-        for result in self._references.values():
-            self._remove(result.log.parent)
+        for reference in self._references.values():
+            self._remove(reference.directory)
         shutil.rmtree(self._data, ignore_errors=True)
         self._references.clear()
 
@@ -107,47 +96,58 @@ class Ground:
     def _data(self) -> Path:
         return self._directory / "data"
 
-    def _act(self, drill: Drill, directory: Path, reference: Path) -> Evidence:
-        storage = self._run_of(directory)
+    def _act(self, record: Record, directory: Path, reference: _Reference) -> Record:
+        drill, storage = record.drill, self._run_of(directory)
         if drill.continues_reference:
-            _copy_objects(self._run_of(reference), storage)
-        stage = _Stage(drill.name, storage, self._settings(drill, directory), directory)
-        stage.play(drill.acts)
-        return Evidence(
-            history=read_history(storage),
-            reference=read_history(self._run_of(reference)),
+            _copy_objects(self._run_of(reference.directory), storage)
+        stage = Stage(
+            drill.name,
+            storage,
+            self._settings_of(drill, directory),
+            directory,
+            seed=f"{record.seed}/{drill.name}",
+        )
+        try:
+            stage.play(drill.acts)
+        except KeepstepError as error:
+            record = replace(record, broken_off=str(error))
+        return replace(
+            record,
+            injections=tuple(stage.injections),
             results=tuple(stage.results),
             damages=tuple(stage.damages),
             objects_before=stage.objects_before,
             objects_after=fingerprints(storage),
-            samples_per_epoch=drill.samples_per_epoch,
+            notes=stage.notes,
+            remains=read_remains(storage),
+            reference=reference.remains,
         )
 
-    def _reference(self, drill: Drill) -> Path:
-        """The directory of the uninterrupted run; it is made when it is first asked for."""
+    def _reference(self, drill: Drill) -> _Reference:
+        """The uninterrupted run; it is made when it is first asked for."""
         key = (drill.strategy, drill.settings)
         if key not in self._references:
             self._references[key] = self._run_uninterrupted(drill)
-        result = self._references[key]
-        if not result.is_as_expected:
-            raise BarrierTimeout(f"the uninterrupted run failed; see {result.log}")
-        return result.log.parent
+        reference = self._references[key]
+        if not reference.result.is_as_expected:
+            raise BarrierTimeout(f"the uninterrupted run failed; see {reference.result.log}")
+        return reference
 
-    def _run_uninterrupted(self, drill: Drill) -> Result:
+    def _run_uninterrupted(self, drill: Drill) -> _Reference:
         name = f"uninterrupted-{next(self._numbers)}"
         directory = self._new_directory(name)
-        settings = self._settings(drill, directory)
-        stage = _Stage(name, self._run_of(directory), settings, directory)
+        storage = self._run_of(directory)
+        stage = Stage(name, storage, self._settings_of(drill, directory), directory)
         stage.play((Leg(REFERENCE_WORLD_SIZE),))
-        return stage.results[0]
+        return _Reference(stage.results[0], directory, read_remains(storage))
 
-    def _settings(self, drill: Drill, directory: Path) -> dict[str, object]:
+    def _settings_of(self, drill: Drill, directory: Path) -> dict[str, object]:
         return {
-            **SETTINGS,
+            "data.path": self._data,
+            **self._settings,
             "parallel.strategy": drill.strategy,
             **dict(drill.settings),
             "uri": self._uri_of(directory),
-            "data.path": self._data,
         }
 
     def _new_directory(self, name: str) -> Path:
@@ -176,40 +176,16 @@ class Ground:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@dataclass
-class _Stage:
-    """Where the acts of one drill are played."""
-
-    name: str
-    storage: Storage
-    settings: dict[str, object]
-    directory: Path
-    results: list[Result] = field(default_factory=list)
-    damages: list[Damage] = field(default_factory=list)
-    objects_before: dict[str, str] = field(default_factory=dict)
-
-    def play(self, acts: Iterable[Act]) -> None:
-        """*Raises:* ``BarrierTimeout`` if a job does not do what the acts wait for."""
-        logs = (self.directory / f"job-{number}.log" for number in count(1))
-        with ExitStack() as jobs:
-            frozen: Job | None = None
-            for act in acts:
-                match act:
-                    case Spoil():
-                        self.damages += spoil(self.storage, act, seed=self.name)
-                        self.objects_before = fingerprints(self.storage)
-                    case Leg(ending=Ending.STOPPED):
-                        frozen = jobs.enter_context(self._start(act, logs))
-                        frozen.freeze()
-                    case Leg():
-                        with self._start(act, logs) as job:
-                            self.results.append(job.wait(act.ending))
-                    case Thaw() if frozen is not None:
-                        frozen.thaw()
-                        self.results.append(frozen.wait(act.ending))
-
-    def _start(self, leg: Leg, logs: Iterator[Path]) -> Job:
-        return Job(leg, self.settings, environ=os.environ, log=next(logs))
+def judged(record: Record) -> Record:
+    """The record with what today's judges say of it."""
+    if record.skipped is not None:
+        return record
+    evidence = evidence_of(record)
+    verdicts = tuple(judge(name, evidence) for name in record.drill.judges)
+    if record.broken_off is not None:
+        cut = Verdict("acted", "I8", is_good=False, evidence=record.broken_off)
+        verdicts = (cut, *verdicts)
+    return replace(record, verdicts=verdicts)
 
 
 def _copy_objects(source: Storage, target: Storage) -> None:

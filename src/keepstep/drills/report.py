@@ -3,74 +3,67 @@
 from collections.abc import Sequence
 from typing import Any
 
-from keepstep.drills.perform import Outcome
-
-_PASS, _FAIL, _SKIP = "PASS", "FAIL", "SKIP"
+from keepstep.drills.record import Record
 
 
-def word(outcome: Outcome) -> str:
-    """``PASS``, ``FAIL`` or ``SKIP``."""
-    if outcome.skipped is not None:
-        return _SKIP
-    return _PASS if outcome.is_good else _FAIL
-
-
-def line(outcome: Outcome) -> str:
+def line(record: Record) -> str:
     """One line for a drill, with another for each objection."""
-    if outcome.skipped is not None:
-        return f"{_SKIP}  {outcome.drill}: {outcome.skipped}"
-    recovery = outcome.recovery_seconds
+    if record.skipped is not None:
+        return f"{record.outcome}  {record.name}: {record.skipped}"
+    recovery = record.recovery_seconds
     recovered = "" if recovery is None else f"  recovery {recovery:.1f} s"
-    head = f"{word(outcome)}  {outcome.drill}  {outcome.seconds:.1f} s{recovered}"
+    head = f"{record.outcome}  {record.name}  {record.seconds:.1f} s{recovered}"
     objections = [
         f"      {verdict.invariant} {verdict.judge}: {verdict.evidence}"
-        for verdict in outcome.verdicts
+        for verdict in record.verdicts
         if not verdict.is_good
     ]
-    return "\n".join([head, *objections, *_where(outcome)])
+    return "\n".join([head, *objections, *_where(record)])
 
 
-def rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+def rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """A table: a row for each verdict of each drill."""
     table: list[tuple[str, ...]] = [("drill", "verdict", "promise", "judge", "evidence")]
-    for outcome in outcomes:
-        if outcome.skipped is not None:
-            table.append((outcome.drill, _SKIP, "", "", outcome.skipped))
+    for record in records:
+        if record.skipped is not None:
+            table.append((record.name, record.outcome, "", "", record.skipped))
         table += [
             (
-                outcome.drill,
-                _PASS if verdict.is_good else _FAIL,
+                record.name,
+                "PASS" if verdict.is_good else "FAIL",
                 verdict.invariant,
                 verdict.judge,
                 verdict.evidence,
             )
-            for verdict in outcome.verdicts
+            for verdict in record.verdicts
         ]
     return table
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
+def summary(records: Sequence[Record]) -> str:
     """How many of each."""
-    words = [word(outcome) for outcome in outcomes]
-    seconds = sum(outcome.seconds for outcome in outcomes)
+    words = [record.outcome for record in records]
+    seconds = sum(record.seconds for record in records)
     counts = ", ".join(
         f"{words.count(each)} {label}"
-        for each, label in ((_PASS, "passed"), (_FAIL, "failed"), (_SKIP, "skipped"))
+        for each, label in (("PASS", "passed"), ("FAIL", "failed"), ("SKIP", "skipped"))
         if each in words
     )
     return f"{counts} in {seconds:.0f} s"
 
 
-def document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def document(records: Sequence[Record]) -> dict[str, Any]:
     """For ``--json``."""
     return {
         "drills": [
             {
-                "name": outcome.drill,
-                "outcome": word(outcome).lower(),
-                "reason": outcome.skipped,
-                "seconds": round(outcome.seconds, 2),
-                "recovery_seconds": outcome.recovery_seconds and round(outcome.recovery_seconds, 2),
+                "name": record.name,
+                "family": record.drill.family,
+                "outcome": record.outcome.lower(),
+                "reason": record.skipped,
+                "seconds": round(record.seconds, 2),
+                "recovery_seconds": record.recovery_seconds and round(record.recovery_seconds, 2),
+                "promises": record.standings,
                 "verdicts": [
                     {
                         "promise": verdict.invariant,
@@ -78,14 +71,14 @@ def document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
                         "is_good": verdict.is_good,
                         "evidence": verdict.evidence,
                     }
-                    for verdict in outcome.verdicts
+                    for verdict in record.verdicts
                 ],
             }
-            for outcome in outcomes
+            for record in records
         ]
     }
 
 
-def _where(outcome: Outcome) -> list[str]:
+def _where(record: Record) -> list[str]:
     """Where to look, if something failed."""
-    return [] if outcome.is_good else [f"      kept in {outcome.directory}"]
+    return [] if record.is_good else [f"      kept in {record.directory}"]

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Self
 
 from keepstep.drills.inject import send
+from keepstep.drills.results import Result
 from keepstep.drills.scenario import Ending, Leg
-from keepstep.errors import BarrierTimeout, ConfigError, ExitCode
+from keepstep.errors import BarrierTimeout, ConfigError
 
 TIMEOUT_SECONDS = 180.0
 _GRACE_SECONDS = 5.0
@@ -27,35 +27,17 @@ _MARK = "DRILL_JOB"  # not KEEPSTEP_*: that would be a setting
 _WORKER_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a job ended."""
-
-    ending: Ending
-    """As expected; see :attr:`is_as_expected`."""
-    code: int
-    """Of torchrun."""
-    worker_codes: tuple[int, ...]
-    """Of the failed workers, as torchrun's report gives them; negative for a signal."""
-    seconds: float
-    orphans: int
-    """Processes that outlived torchrun."""
-    log: Path
-
-    @property
-    def is_as_expected(self) -> bool:
-        if self.orphans:
-            return False
-        if self.ending is Ending.COMPLETE:
-            return self.code == 0
-        return self.code != 0 and _EXPECTED_CODES[self.ending] in self.worker_codes
-
-
 class Job:
     """A job under torchrun. Use it as a context manager: leaving kills what is left of it."""
 
     def __init__(
-        self, leg: Leg, settings: Mapping[str, object], *, environ: Mapping[str, str], log: Path
+        self,
+        leg: Leg,
+        settings: Mapping[str, object],
+        *,
+        environ: Mapping[str, str],
+        failpoints: Mapping[str, str],
+        log: Path,
     ) -> None:
         _require_proc()
         self._leg = leg
@@ -65,7 +47,7 @@ class Job:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 _command(leg, settings),
-                env={**_clean(environ), "KEEPSTEP_FAILPOINTS": leg.failpoints, _MARK: self._mark},
+                env={**_clean(environ), **failpoints, _MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -147,13 +129,6 @@ class Job:
 
     def _marked(self, environ: list[bytes]) -> bool:
         return f"{_MARK}={self._mark}".encode() in environ
-
-
-_EXPECTED_CODES = {
-    Ending.KILLED: -int(SIGKILL),
-    Ending.DAMAGED: int(ExitCode.DAMAGED),
-    Ending.FENCED: int(ExitCode.FENCED),
-}
 
 
 def _command(leg: Leg, settings: Mapping[str, object]) -> list[str]:

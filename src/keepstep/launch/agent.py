@@ -129,17 +129,24 @@ def _honor_stop_time(seconds: float | None) -> None:
     than expected it is left alone, with a warning.
     """
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing.api import PContext
 
     stop = getattr(LocalElasticAgent, "_stop_workers", None)
-    shut_down = getattr(LocalElasticAgent, "_shutdown", None)
-    if stop is None or shut_down is None or "timeout" not in signature(shut_down).parameters:
+    if stop is None or "timeout" not in signature(PContext.close).parameters:
         logger.warning("this torch stops workers within its own time: stop_timeout has no effect")
         return
 
     @wraps(stop)
     def stop_workers(self: Any, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs  # the worker group, which the agent holds as well
-        timeout = getattr(self, "_shutdown_timeout", 30) if seconds is None else seconds
-        self._shutdown(timeout=timeout)
+        workers = getattr(self, "_pcontext", None)
+        if workers is not None:
+            timeout = getattr(self, "_shutdown_timeout", 30) if seconds is None else seconds
+            workers.close = _with_timeout(workers.close, timeout)
+        stop(self, *args, **kwargs)
 
     LocalElasticAgent._stop_workers = stop_workers  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def _with_timeout(close: Callable[..., None], timeout: float) -> Callable[..., None]:
+    """``PContext.close``; torch 2.11 leaves out the time to wait, later ones give their own."""
+    return lambda death_sig=None, *_, **__: close(death_sig, timeout=timeout)

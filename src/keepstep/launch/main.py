@@ -20,6 +20,8 @@ from keepstep.world import World
 
 logger = logging.getLogger("keepstep.launch")
 
+_FAILPOINTS_LOG = "KEEPSTEP_FAILPOINTS_LOG"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train: ``[recipe.toml ...] [--section.setting value ...]``.
@@ -100,7 +102,8 @@ def _read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Config
 
 def _arm_failpoints(environ: Mapping[str, str], world: World) -> None:
     specification = environ.get("KEEPSTEP_FAILPOINTS", "")
+    log = Path(environ[_FAILPOINTS_LOG]) if _FAILPOINTS_LOG in environ else None
     try:
-        failpoints.arm(specification, rank=world.rank, restart_count=world.restart_count)
+        failpoints.arm(specification, rank=world.rank, restart_count=world.restart_count, log=log)
     except ValueError as error:
         raise ConfigError(f"KEEPSTEP_FAILPOINTS in the environment: {error}") from error

@@ -4,9 +4,11 @@ import re
 
 from keepstep.commit.catalog import Status
 from keepstep.commit.layout import LEDGER, QUARANTINE
-from keepstep.drills.evidence import Evidence, Objection
+from keepstep.drills.evidence import Evidence
 from keepstep.drills.inject import Damage
+from keepstep.drills.judges.table import Judges
 from keepstep.drills.scenario import DamageKind
+from keepstep.drills.verdicts import Objection
 
 _BLOCK = re.compile(r"block (\d+)")
 
@@ -135,3 +137,15 @@ def _names_block(reason: str, damage: Damage) -> bool:
     if damage.kind is DamageKind.TRUNCATE:
         return any(number >= damage.block for number in named)
     return damage.block in named
+
+
+JUDGES: Judges = {
+    "damage_is_named": ("I4", damage_is_named),
+    "fell_back": ("I4", fell_back),
+    "intact": ("I3", intact),
+    "last_resume_is_newest": ("I2", last_resume_is_newest),
+    "late_commit_is_void": ("I2", late_commit_is_void),
+    "nothing_added": ("I4", nothing_added),
+    "nothing_lost": ("I1", nothing_lost),
+    "objects_untouched": ("I4", objects_untouched),
+}

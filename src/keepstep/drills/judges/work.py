@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from itertools import chain
 from math import isclose
 
-from keepstep.drills.evidence import Evidence, Objection
-from keepstep.drills.history import Checkpoint, Step, TensorKey
+from keepstep.drills.evidence import Evidence
+from keepstep.drills.history import Step
+from keepstep.drills.judges.table import Judges
+from keepstep.drills.remains import Checkpoint, TensorKey
+from keepstep.drills.verdicts import Objection
 
 _LOSS_TOLERANCE = 2e-3
 """Relative. Another number of ranks adds gradients in another order; a part of the state that did
@@ -173,3 +176,12 @@ def _mean(losses: tuple[float, ...]) -> float:
 
 def _listed(values: object) -> str:
     return ", ".join(map(str, values)) if isinstance(values, list | tuple) else str(values)
+
+
+JUDGES: Judges = {
+    "close_losses": ("I6", close_losses),
+    "hops_keep_state": ("I6", hops_keep_state),
+    "once_per_epoch": ("I6", once_per_epoch),
+    "same_bits": ("I5", same_bits),
+    "same_order": ("I6", same_order),
+}
