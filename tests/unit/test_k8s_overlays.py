@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ if not Path(KUBECTL).is_file():
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, list[Manifest]]:
-    return {directory.name: read_manifests(str(directory)) for directory in DIRECTORIES}
+    with ThreadPoolExecutor(4) as pool:
+        manifests = pool.map(read_manifests, map(str, DIRECTORIES))
+        return {path.name: found for path, found in zip(DIRECTORIES, manifests, strict=True)}
 
 
 def trainer_of(manifests: list[Manifest]) -> Workload:

@@ -68,8 +68,9 @@ def _documents(file: str, text: str) -> list[Any]:
         import yaml
     except ImportError as error:
         raise ConfigError("manifests are YAML: pip install 'keepstep[k8s]'") from error
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is
     try:
-        return list(yaml.safe_load_all(text))
+        return list(yaml.load_all(text, loader))  # either loader is a safe one
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not valid YAML: {error}") from error
 
