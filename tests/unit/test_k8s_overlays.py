@@ -105,6 +105,18 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     assert prune.words[-3:] == ["prune", "s3://b/r", "--keep=last=7"]
 
 
+def test_the_component_for_gpus_fits_an_overlay(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / "eks-spot" / "kustomization.yaml"
+    path.write_text(f"{path.read_text()}components: [../../gpu]\n")
+    manifests = read_manifests(str(path.parent))
+    assert [str(finding) for finding in check_manifests(manifests)] == []
+    trainer = trainer_of(manifests)
+    kubernetes_validate.validate(trainer.manifest.body, OLDEST, strict=True)
+    assert trainer.option("--nproc-per-node") == "8"
+    assert trainer.container["image"] == "keepstep:cuda"
+
+
 def test_an_overlay_that_forgets_to_copy_its_values_is_found(tmp_path: Path) -> None:
     shutil.copytree(K8S, tmp_path / "k8s")
     path = tmp_path / "k8s" / "overlays" / "gke-spot" / "kustomization.yaml"

@@ -205,6 +205,18 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         lambda o: argument(o, "--local-addr", "$(POD_NAME)"),
         r"--local-addr is \$\(POD_NAME\)",
     ),
+    "checkpoints in an emptyDir": (
+        lambda o: variable(o, "KEEPSTEP_URI").update(value="/work/run"),
+        r"KEEPSTEP_URI=/work/run is in volume work, an emptyDir",
+    ),
+    "checkpoints in the container": (
+        lambda o: variable(o, "KEEPSTEP_URI").update(value="file:///runs/main"),
+        r"is in the container itself: checkpoints would go with the pod",
+    ),
+    "GPUs that nobody uses": (
+        lambda o: trainer(o)["resources"]["limits"].update({"nvidia.com/gpu": 8}),
+        r"--nproc-per-node=1, with 8 GPUs",
+    ),
     "as root": (
         lambda o: pod(o)["securityContext"].pop("runAsNonRoot"),
         r"securityContext\.runAsNonRoot: is None; write true",

@@ -159,6 +159,32 @@ def address(workload: Workload) -> Iterator[Finding]:
         )
 
 
+def gpus(workload: Workload) -> Iterator[Finding]:
+    """One process each."""
+    number = at(workload.container, "resources.limits")
+    number = number.get("nvidia.com/gpu") if isinstance(number, dict) else None
+    processes = workload.option("--nproc-per-node")
+    if number is not None and processes not in (str(number), "gpu", "auto"):
+        wrong = f"--nproc-per-node={processes}, with {number} GPUs"
+        yield workload.of_container("args", wrong, f"write --nproc-per-node={number}")
+
+
+def durable(workload: Workload) -> Iterator[Finding]:
+    """Checkpoints must outlive the pod that wrote them."""
+    uri = workload.environment.get("KEEPSTEP_URI", "")
+    path = uri.removeprefix("file://")
+    if not uri or "://" in path:
+        return
+    volume = workload.volume_of(path)
+    if volume is None or "emptyDir" in volume:
+        where = f"volume {volume.get('name')}, an emptyDir" if volume else "the container itself"
+        yield workload.of_container(
+            "env",
+            f"KEEPSTEP_URI={uri} is in {where}: checkpoints would go with the pod",
+            "mount a PersistentVolumeClaim there that all nodes share, or name an object store",
+        )
+
+
 def rights(workload: Workload) -> Iterator[Finding]:
     own = workload.container.get("securityContext") or {}
     both = {**(workload.pod.get("securityContext") or {}), **own}
@@ -234,6 +260,8 @@ OF_A_TRAINER = (
     last_words,
     identity,
     address,
+    durable,
+    gpus,
 )
 OF_LONG_RUNNING = (absence,)
 OF_ANY = (exec_form, rights, scratch, static_keys, token, service_links, memory)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from keepstep.k8s.manifest import Body, Finding, Manifest, at, items
@@ -99,6 +100,12 @@ class Workload:
                     if volume.get("name") == mount.get("name"):
                         return volume
         return None
+
+    def volume_of(self, path: str) -> Body | None:
+        """The volume that a path is in; ``None`` for the container's own files."""
+        mounts = [str(mount.get("mountPath")) for mount in items(self.container, "volumeMounts")]
+        around = [one for one in mounts if PurePosixPath(path).is_relative_to(one)]
+        return self.mount_at(max(around, key=len)) if around else None
 
     def of_job(self, field: str, wrong: str, instead: str) -> Finding:
         """A finding about the Job, or the Deployment."""
