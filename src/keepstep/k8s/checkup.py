@@ -2,7 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from keepstep.k8s import rules_cluster, rules_extensions, rules_job, rules_pod, rules_store
+from keepstep.k8s import (
+    rules_cluster,
+    rules_extensions,
+    rules_job,
+    rules_pod,
+    rules_rights,
+    rules_store,
+)
 from keepstep.k8s.manifest import Finding, Manifest
 from keepstep.k8s.workload import Cluster, Workload
 
@@ -12,7 +19,7 @@ ClusterRule = Callable[[Cluster], Iterator[Finding]]
 OF_A_TRAINER: Sequence[Rule] = (*rules_job.OF_A_TRAINER, *rules_pod.OF_A_TRAINER)
 OF_A_STORE: Sequence[Rule] = rules_store.OF_A_STORE
 OF_LONG_RUNNING: Sequence[Rule] = rules_pod.OF_LONG_RUNNING
-OF_ANY: Sequence[Rule] = (*rules_job.OF_ANY, *rules_pod.OF_ANY)
+OF_ANY: Sequence[Rule] = (*rules_job.OF_ANY, *rules_rights.OF_ANY)
 OF_THE_CLUSTER: Sequence[ClusterRule] = (
     *rules_store.OF_THE_CLUSTER,
     *rules_cluster.OF_THE_CLUSTER,

@@ -42,6 +42,8 @@ def run(arguments: Sequence[str]) -> int:
     *Ranks:* one launcher a node. *Blocks:* until the job is over, or this node leaves it.
     """
     _hear_early()
+    from keepstep.launch.termination import last_words_left
+
     try:
         options = _parser().parse_args(list(arguments))
     except SystemExit as refused:
@@ -53,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     with _directories(options.log_dir) as (heartbeats, logs):
         options.log_dir = str(logs)
         job = _job(options, heartbeats, logs)
-        with _last_words(options.termination_log, job):
+        with last_words_left(options.termination_log, job, os.environ):
             code = job.exit_code = _launch(options, job)
         if code == ExitCode.OK and options.is_log_dir_ours:
             shutil.rmtree(logs, ignore_errors=True)
@@ -204,29 +206,6 @@ def _supervised(job: "Job") -> Iterator[None]:
         yield
     finally:
         api.LocalElasticAgent = original  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _last_words(path: Path | None, job: "Job") -> Iterator[None]:
-    """Leave them there, however the launcher ends."""
-    from keepstep.launch.termination import last_words, leave_last_words
-
-    try:
-        yield
-    except BaseException as error:
-        job.cause = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        if path is not None:
-            code = ExitCode.ERROR if job.exit_code is None else job.exit_code
-            text = last_words(
-                code,
-                cause=job.cause,
-                committed_step=job.budget.newest_step,
-                num_restarts=len(job.restarts),
-                uri=os.environ.get("KEEPSTEP_URI", ""),
-            )
-            leave_last_words(path, text)
 
 
 @contextmanager
