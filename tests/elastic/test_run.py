@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from launches import LIGHT_WORKER, is_gone, launch
 
+from keepstep.elastic.health import WATCHING, look, places
 from keepstep.errors import ExitCode
 
 pytestmark = pytest.mark.drill
@@ -78,6 +79,61 @@ def test_a_signal_to_the_agent_is_one_to_the_workers_and_ends_with_their_code(
         obeyed, killed = ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED
         assert job.end() == (obeyed if deed == "obey" else killed), job.log
         assert job.starts == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["5", "commit"], ExitCode.OK, ["exit code: 0 (OK)", "last commit: step 3 of s3://b/run"]),
+        (
+            ["5", "commit", "raise"],
+            ExitCode.ERROR,
+            ["exit code: 1 (ERROR)", "step 3 of s3://b/run", "cause: rank 0 raised ValueError"],
+        ),
+        (["5", "77"], ExitCode.DENIED, ["exit code: 77 (DENIED)", "none known here of", "DENIED"]),
+    ],
+)
+def test_the_last_words_are_code_commit_and_cause(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: ExitCode,
+    words: list[str],
+) -> None:
+    monkeypatch.setenv("KEEPSTEP_URI", "s3://b/run")
+    path = tmp_path / "termination-log"
+    path.touch()  # as a kubelet does
+    inode = path.stat().st_ino
+    options = ["--max-restarts", "0", "--termination-log", str(path)]
+    with launch(tmp_path, *options, LIGHT_WORKER, *arguments) as job:
+        assert job.end() == code, job.log
+    assert [word for word in words if word not in path.read_text()] == [], path.read_text()
+    assert path.stat().st_ino == inode
+
+
+def test_a_preempted_node_says_so_last_and_was_well_until_then(tmp_path: Path) -> None:
+    path = tmp_path / "termination-log"
+    with launch(tmp_path, "--termination-log", str(path), LIGHT_WORKER, "5", "obey") as job:
+        job.wait_for_file("waiting-0")
+        mine = [one for one in look(places(), max_age_seconds=60) if one.pid == job.pid]
+        assert [(one.section, one.problems) for one in mine] == [(WATCHING, ())]
+        job.signal(signal.SIGTERM)
+        assert job.end() == ExitCode.PREEMPTED, job.log
+    assert "exit code: 85 (PREEMPTED)" in path.read_text()
+    assert "cause: SIGTERM came to agent" in path.read_text()
+    assert job.pid not in [one.pid for one in look(places(), max_age_seconds=60)]
+
+
+def test_a_launcher_that_is_stopped_is_found_ill(tmp_path: Path) -> None:
+    with launch(tmp_path, LIGHT_WORKER, "5", "wait") as job:
+        job.wait_for_file("waiting-0")
+        job.signal(signal.SIGSTOP)
+
+        def is_ill() -> bool:
+            found = [one for one in look(places(), max_age_seconds=0.2) if one.pid == job.pid]
+            return any("has not looked at its workers" in text for text in found[0].problems)
+
+        job.wait_for(is_ill, "the finding")
 
 
 def test_workers_die_with_their_agent(tmp_path: Path) -> None:

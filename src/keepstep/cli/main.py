@@ -25,6 +25,7 @@ app = App(
 app.command(
     "keepstep.cli.run:run", name="run", help="Start a job, as torchrun does.", help_flags=[]
 )
+app.command("keepstep.cli.health:health", name="health", help="Ask whether a node trains.")
 app.command("keepstep.cli.ls:ls", name="ls", help="List the checkpoints of a run.")
 app.command("keepstep.cli.show:show", name="show", help="Lay out one checkpoint.")
 app.command("keepstep.cli.verify:verify", name="verify", help="Check every byte of checkpoints.")

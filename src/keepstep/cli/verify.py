@@ -1,12 +1,14 @@
 """``keepstep verify``: reads checkpoints back and checks every byte."""
 
+from datetime import UTC, datetime
 from typing import TypedDict
 
 from keepstep.cli.output import Flag, UsageError, bytes_in_words, print_json
 from keepstep.cli.records import check_has_manifest, find_entry, open_run
 from keepstep.commit.catalog import Catalog, Entry, Status
+from keepstep.commit.part import WHOLE, Part, parse_part
 from keepstep.commit.verify import verify_checkpoint
-from keepstep.errors import ExitCode, NoCheckpointError
+from keepstep.errors import ConfigError, ExitCode, NoCheckpointError
 from keepstep.storage.base import Storage
 from keepstep.storage.opening import open_storage
 
@@ -28,10 +30,20 @@ class Verdict(TypedDict):
     is_whole: bool
     objects: int | None
     size_bytes: int | None
+    part: str
+    """Of the tensors' bytes, such as ``3/7``; ``1/1`` is all."""
     damages: list[DamageRecord]
 
 
-def verify(uri: str, step: str | None = None, /, *, all: Flag = False, json: Flag = False) -> int:
+def verify(
+    uri: str,
+    step: str | None = None,
+    /,
+    *,
+    all: Flag = False,
+    data: str = "all",
+    json: Flag = False,
+) -> int:
     """Read a checkpoint back and check every byte of it; exit 65 if any is damaged.
 
     Parameters
@@ -42,16 +54,20 @@ def verify(uri: str, step: str | None = None, /, *, all: Flag = False, json: Fla
         A step, or the full name of an attempt; the newest committed one if left out.
     all
         Every checkpoint that `ls` shows.
+    data
+        Which bytes of the tensors to read: all; 3/7 for the third of seven parts; rotate/7 for a
+        part that changes every day (UTC). Manifests, indexes and sizes are always checked.
     json
         Print JSON.
     """
     if all and step is not None:
         raise UsageError(f"verify takes a step or --all, not both: leave out {step} or --all")
+    part = _part(data)
     storage = open_storage(uri)
     catalog = open_run(storage)
     verdicts = []
     for entry in _chosen(storage, catalog, step, all=all):
-        verdict = _verdict(storage, catalog, entry)
+        verdict = _verdict(storage, catalog, entry, part)
         verdicts.append(verdict)
         if not json:
             _print_verdict(verdict)
@@ -76,8 +92,15 @@ def _chosen(storage: Storage, catalog: Catalog, step: str | None, *, all: bool) 
     raise NoCheckpointError(f"{storage.uri} has no committed checkpoint{aside}")
 
 
-def _verdict(storage: Storage, catalog: Catalog, entry: Entry) -> Verdict:
-    damages = verify_checkpoint(storage, entry.id)
+def _part(text: str) -> Part:
+    try:
+        return parse_part(text, datetime.now(UTC).date())
+    except ConfigError as error:
+        raise UsageError(f"--data: {error.args[0]}") from error
+
+
+def _verdict(storage: Storage, catalog: Catalog, entry: Entry, part: Part) -> Verdict:
+    damages = verify_checkpoint(storage, entry.id, part)
     manifest = None if damages else catalog.manifest(entry.id)
     return Verdict(
         name=entry.id.name,
@@ -86,6 +109,7 @@ def _verdict(storage: Storage, catalog: Catalog, entry: Entry) -> Verdict:
         is_whole=not damages,
         objects=len(manifest.objects) if manifest else None,
         size_bytes=manifest.total_bytes if manifest else None,
+        part=str(part),
         damages=[
             DamageRecord(key=damage.key, block=damage.block, reason=damage.reason)
             for damage in damages
@@ -103,7 +127,8 @@ def _print_verdict(verdict: Verdict) -> None:
     title = f"step {verdict['step']}{aside}"
     if verdict["objects"] is not None and verdict["size_bytes"] is not None:
         size = bytes_in_words(verdict["size_bytes"])
-        print(f"{title}: ok ({verdict['objects']} objects, {size})", flush=True)
+        part = "" if verdict["part"] == str(WHOLE) else f", part {verdict['part']} of the data"
+        print(f"{title}: ok ({verdict['objects']} objects, {size}{part})", flush=True)
         return
     print(f"{title}: damaged", flush=True)
     for damage in verdict["damages"]:

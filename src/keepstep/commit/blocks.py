@@ -52,6 +52,8 @@ class FileBlocks:
 
     def bytes_in(self, numbers: range) -> int:
         """Bytes in consecutive blocks."""
+        if not numbers:
+            return 0
         start = numbers.start * self.block_bytes
         return min(numbers.stop * self.block_bytes, self.size_bytes) - start
 

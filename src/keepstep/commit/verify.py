@@ -10,6 +10,7 @@ from keepstep.commit.catalog import Catalog
 from keepstep.commit.index import RankIndex
 from keepstep.commit.layout import METADATA, CheckpointId, index_filename
 from keepstep.commit.manifest import Manifest
+from keepstep.commit.part import WHOLE, Part
 from keepstep.commit.verified import READ_BYTES, calls, open_verified
 from keepstep.errors import CorruptCheckpointError, KeepstepError, ObjectNotFound
 from keepstep.storage.base import Storage
@@ -28,10 +29,13 @@ class Damage:
         return f"{place}: {self.reason}"
 
 
-def verify_checkpoint(storage: Storage, checkpoint: CheckpointId) -> list[Damage]:
+def verify_checkpoint(
+    storage: Storage, checkpoint: CheckpointId, part: Part = WHOLE
+) -> list[Damage]:
     """Everything wrong with a checkpoint; empty if it is whole.
 
-    Every byte of every object is read. Evidence that is missing counts as damage.
+    Every byte of every object is read; of shard files, if asked for, the bytes of one part, and
+    their sizes. Evidence that is missing counts as damage.
     *Raises:* ``StorageError`` if the store fails, ``UnsupportedFormatError`` for a newer format:
     neither says anything about the checkpoint.
     """
@@ -50,7 +54,7 @@ def verify_checkpoint(storage: Storage, checkpoint: CheckpointId) -> list[Damage
             continue
         for blocks in index.files:
             vouched_for.add(blocks.file)
-            damages += check_blocks(storage, manifest, blocks)
+            damages += check_blocks(storage, manifest, blocks, part.blocks_of(blocks))
     unread = [record.file for record in manifest.objects if record.file not in vouched_for]
     damages += [Damage(checkpoint.key(file), "no readable index vouches for it") for file in unread]
     return damages

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keepstep.elastic.health import PREFIX
 from keepstep.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -51,32 +52,40 @@ def run(arguments: Sequence[str]) -> int:
     _set_up_logging()
     with _directories(options.log_dir) as (heartbeats, logs):
         options.log_dir = str(logs)
-        code = _launch(options, heartbeats, logs)
+        job = _job(options, heartbeats, logs)
+        with _last_words(options.termination_log, job):
+            code = job.exit_code = _launch(options, job)
         if code == ExitCode.OK and options.is_log_dir_ours:
             shutil.rmtree(logs, ignore_errors=True)
     return code
 
 
-def _launch(options: argparse.Namespace, heartbeats: Path, logs: Path) -> int:
+def _job(options: argparse.Namespace, heartbeats: Path, logs: Path) -> "Job":
+    from keepstep.launch.budget import Budget
+    from keepstep.launch.supervisor import Job
+
+    signals = getattr(options, "signals_to_handle", _SIGNALS)
+    return Job(heartbeats, logs, Budget(options.tries, options.restarts), signals)
+
+
+def _launch(options: argparse.Namespace, job: "Job") -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args
 
-    from keepstep.launch.budget import Budget
-    from keepstep.launch.supervisor import Job, exit_code_after, hear_signals
+    from keepstep.launch.supervisor import exit_code_after, hear_signals
 
-    signals = getattr(options, "signals_to_handle", _SIGNALS)
-    job = Job(heartbeats, logs, Budget(options.tries, options.restarts), signals)
     _choose_rendezvous(options)
-    _prepare_environment(logs)
+    _prepare_environment(job.logs)
     try:
-        hear_signals(signals)
+        hear_signals(job.signals)
         config, entrypoint, worker_arguments = config_from_args(options)
         with _supervised(job):
             elastic_launch(config, entrypoint)(*_watched(entrypoint, worker_arguments))
     except SignalException as told:
+        job.cause = job.cause or str(told)
         if job.exit_code is None:
             codes = job.supervisor.worker_codes() if job.supervisor else []
             job.exit_code = exit_code_after(told.sigval, codes, is_started=bool(codes))
@@ -85,7 +94,8 @@ def _launch(options: argparse.Namespace, heartbeats: Path, logs: Path) -> int:
     except ChildFailedError:  # the supervisor has told about it
         return ExitCode.ERROR if job.exit_code is None else job.exit_code
     except RendezvousError as error:
-        logger.error("the nodes could not meet: %s: %s", type(error).__name__, error)
+        job.cause = f"the nodes could not meet: {type(error).__name__}: {error}"
+        logger.error("%s", job.cause)
         return ExitCode.TRANSIENT
     return ExitCode.OK
 
@@ -103,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=_TRIES,
         help="How many incarnations in a row may end without a new commit.",
+    )
+    parser.add_argument(
+        "--termination-log",
+        type=Path,
+        help="A file for the launcher's last words, as /dev/termination-log in Kubernetes.",
     )
     # What the environment says in torchrun's own way still counts.
     if "PET_MAX_RESTARTS" not in os.environ:
@@ -192,11 +207,34 @@ def _supervised(job: "Job") -> Iterator[None]:
 
 
 @contextmanager
+def _last_words(path: Path | None, job: "Job") -> Iterator[None]:
+    """Leave them there, however the launcher ends."""
+    from keepstep.launch.termination import last_words, leave_last_words
+
+    try:
+        yield
+    except BaseException as error:
+        job.cause = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if path is not None:
+            code = ExitCode.ERROR if job.exit_code is None else job.exit_code
+            text = last_words(
+                code,
+                cause=job.cause,
+                committed_step=job.budget.newest_step,
+                num_restarts=len(job.restarts),
+                uri=os.environ.get("KEEPSTEP_URI", ""),
+            )
+            leave_last_words(path, text)
+
+
+@contextmanager
 def _directories(log_dir: str | None) -> Iterator[tuple[Path, Path]]:
     """For heartbeats, in memory if there is such a place; and for logs."""
     memory = Path("/dev/shm")  # noqa: S108  # a directory of an own name is made in it
     place = memory if os.access(memory, os.W_OK) else None
-    heartbeats = Path(tempfile.mkdtemp(prefix="keepstep-", dir=place))
+    heartbeats = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     try:
         logs = Path(log_dir) if log_dir else Path(tempfile.mkdtemp(prefix="keepstep-logs-"))
         logs.mkdir(parents=True, exist_ok=True)

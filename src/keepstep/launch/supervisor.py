@@ -24,6 +24,8 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.launcher import api
 
+from keepstep.elastic.health import AGENT_FILE, ENDING, MEETING, WATCHING
+from keepstep.elastic.heartbeat import Heartbeat
 from keepstep.elastic.watchdog import INIT, LOAD
 from keepstep.errors import ConfigError, ExitCode
 from keepstep.launch.budget import PREEMPTED, Budget, Demand, demand_of
@@ -68,6 +70,8 @@ class Job:
     """Names of those that the agent hears, and passes on to its workers."""
     exit_code: int | None = None
     """What the launcher is to end with, once that is decided."""
+    cause: str = ""
+    """Why, in words, once that is known."""
     restarts: list[Mapping[str, Any]] = field(default_factory=list)
     supervisor: "Supervisor | None" = None
 
@@ -100,6 +104,8 @@ class Supervisor(LocalElasticAgent):
         """Why workers are started again, if that is known to be a failure."""
         self._is_between = True
         self._monitor: Monitor | None = None
+        self._heartbeat = Heartbeat(job.heartbeats / AGENT_FILE)
+        self._say(MEETING)
         job.supervisor = self
 
     def worker_codes(self) -> list[int | None]:
@@ -138,7 +144,10 @@ class Supervisor(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._let_leave_together()
+        self._say(WATCHING)
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.state is not WorkerState.HEALTHY:
+            self._say(ENDING)
         if result.state is WorkerState.UNHEALTHY:  # torch's own verdict, if it is asked for one
             self._leave(ExitCode.HUNG, "a worker is in a sleep that nothing interrupts")
         if result.state is WorkerState.FAILED:
@@ -148,12 +157,19 @@ class Supervisor(LocalElasticAgent):
     def _shutdown(
         self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30, **more: Any
     ) -> None:
+        self._say(ENDING)
         if self._monitor is not None and self._monitor.all_beat():
             timeout = max(timeout, _OWN_DEADLINE_SECONDS)
         if "timeout" in signature(super()._shutdown).parameters:
             more["timeout"] = timeout
         super()._shutdown(death_sig, **more)
         self._look_no_more()
+        self._say(MEETING)
+
+    def _say(self, section: str) -> None:
+        """What this launcher does now, for `keepstep health`."""
+        now = time.monotonic_ns()
+        self._heartbeat.beat(section, step=self._starts, since_ns=now, deadline_ns=0)
 
     def _let_leave_together(self) -> None:
         """Wait until all have gone, if one was preempted: torchrun would send them signals."""
@@ -181,9 +197,9 @@ class Supervisor(LocalElasticAgent):
         failure = self._failure(group, ends, first, decision, exit_code)
         self._report(failure, demand)
         if demand is Demand.LEAVE:
-            self._leave(exit_code, decision)
+            self._leave(exit_code, failure.summary())
         if demand is Demand.STOP or budget.is_out_of_restarts or budget.is_spent:
-            self._job.exit_code = exit_code
+            self._job.exit_code, self._job.cause = exit_code, failure.summary()
             self._remaining_restarts = 0
             return
         self._is_between = True
@@ -242,9 +258,9 @@ class Supervisor(LocalElasticAgent):
                 logger.error("rank %d was here:\n%s", failure.first.rank, stacks)
         logger.error("%s\n  details: %s", failure.summary(), path)
 
-    def _leave(self, exit_code: int, decision: str) -> NoReturn:
-        self._job.exit_code = exit_code
-        raise Leaving(decision, signal.SIGTERM)
+    def _leave(self, exit_code: int, cause: str) -> NoReturn:
+        self._job.exit_code, self._job.cause = exit_code, cause
+        raise Leaving(cause, signal.SIGTERM)
 
     def _ends(self, group: WorkerGroup) -> list[RankEnd]:
         monitor = self._monitor
