@@ -3,6 +3,7 @@
 import random
 import string
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +26,7 @@ from keepstep.testing.networks import Loopback, Namespaces, can_use_namespaces
 
 _STEP_SECONDS = 0.03
 _GATEWAY = 0
+_UID_LABELS = ("controller-uid", "batch.kubernetes.io/controller-uid")
 SPOT_LABELS = {
     "cloud.google.com/gke-spot": "true",
     "eks.amazonaws.com/capacityType": "SPOT",
@@ -87,6 +89,8 @@ class Cluster:
         self._started = time.monotonic()
         self._relays: list[Relay] = []
         self._machines = _GATEWAY
+        self._job_uids = {name: str(uuid.uuid4()) for name in self.jobs}
+        self._ended: set[str] = set()
         self._told_verdicts: dict[str, int] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
         contained = can_use_namespaces() if is_contained is None else is_contained
@@ -146,14 +150,16 @@ class Cluster:
         """As by ``kubectl rollout restart``."""
         self.deployments[deployment].roll_out()
 
-    def expose(self, host: str, port: int) -> tuple[str, int]:
-        """Where pods reach that server of this machine."""
+    def expose(self, target: tuple[str, int], name: str, port: int) -> None:
+        """Have pods reach a server of this machine by that name and port.
+
+        *Raises:* ``NotImplementedError`` on loopback: give them the server's own address there.
+        """
         if not isinstance(self.network, Namespaces):
-            return host, port
-        gateway = self.network.path(_GATEWAY)
-        relay = Relay(gateway, self.network.address(_GATEWAY), (host, port))
-        self._relays.append(relay)
-        return relay.address, relay.port
+            raise NotImplementedError("loopback has no names: let pods use the server's own address")
+        address = self.network.address(_GATEWAY)
+        self._relays.append(Relay(self.network.path(_GATEWAY), address, port, target))
+        self._services.outside[name] = address
 
     # What there is to see.
 
@@ -194,28 +200,42 @@ class Cluster:
         now = self.now_seconds
         for pod in self._living():
             pod.step(now)
-            if pod.phase.is_final:
-                self._note_end(pod)
         for node in self.nodes:
             self._node_controller.step(node, self._pods_on(node), now)
         for name, job in self.jobs.items():
             self._sync_job(name, job)
         for name, deployment in self.deployments.items():
             self._sync_deployment(name, deployment)
+        for pod in self.pods:
+            if pod.phase.is_final and pod.name not in self._ended:
+                self._ended.add(pod.name)
+                self._note_end(pod)
         living = self._living()
         if self._services.publish(living):
             self.runtime.names = self._services.names
 
     def wait_until(
-        self, condition: Callable[[], object], what: str, seconds: float = 120.0
+        self,
+        condition: Callable[[], object],
+        what: str,
+        seconds: float = 120.0,
+        *,
+        every_seconds: float = 0.0,
     ) -> None:
-        """*Raises:* ``TimeoutError`` with what there is to see."""
+        """Go on until that is so; it is looked at no more often than ``every_seconds``.
+
+        *Raises:* ``TimeoutError`` with what there is to see.
+        """
         give_up = time.monotonic() + seconds
+        look_at = 0.0
         while True:
             self.step()
-            if condition():
-                return
-            if time.monotonic() > give_up:
+            now = time.monotonic()
+            if now >= look_at:
+                if condition():
+                    return
+                look_at = now + every_seconds
+            if now > give_up:
                 raise TimeoutError(f"waited {seconds:g} s, but not: {what}\n{self.report()}")
             time.sleep(_STEP_SECONDS)
 
@@ -251,7 +271,9 @@ class Cluster:
         return next(each for each in self.nodes if each.name == node)
 
     def _note_end(self, pod: Pod) -> None:
-        self._tell(f"Pod/{pod.name}", pod.phase.value, f"pod is over: {pod.phase.value}")
+        self._tell(f"Pod/{pod.name}", pod.phase.value, "the pod is over")
+        if isinstance(self.network, Namespaces):
+            self.network.remove(pod.identity.machine)
 
     def _sync_job(self, name: str, job: JobController) -> None:
         pods = self.pods_of(name)
@@ -291,6 +313,7 @@ class Cluster:
         metadata = template.setdefault("metadata", {})
         key = "batch.kubernetes.io/job-completion-index"
         names = {"job-name": name, "batch.kubernetes.io/job-name": name}
+        names |= {label: self._job_uids[name] for label in _UID_LABELS}
         metadata["labels"] = (metadata.get("labels") or {}) | names | {key: str(index)}
         metadata["annotations"] = (metadata.get("annotations") or {}) | {key: str(index)}
         field = {"fieldRef": {"fieldPath": f"metadata.annotations['{key}']"}}

@@ -54,7 +54,7 @@ def _become(specification: dict[str, Any], *, is_contained: bool) -> None:
             _call(_libc.sethostname(name, len(name)))
             os.chroot(specification["root"] + "/root")
         os.chdir(specification["cwd"])
-        _change_user(specification.get("user"), specification.get("group"))
+        _change_user(specification["user"], specification["group"])
         _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)  # a change of user undoes it
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvpe(specification["argv"][0], specification["argv"], specification["environ"])  # noqa: S606
@@ -83,8 +83,19 @@ def _mount_all(specification: dict[str, Any]) -> None:
         if not os.path.exists(target):
             os.makedirs(target)
             _mount(path, target, "", _BIND | _RECURSIVE)
+        if specification["user"] is not None:
+            _open_way(root, path)
     if specification["is_read_only"]:
         _mount("none", root, "", _REMOUNT | _BIND | _READ_ONLY)
+
+
+def _open_way(root: str, path: str) -> None:
+    """For users that may not enter one of the directories above, in the layer that is thrown away."""
+    while path != "/":
+        path = os.path.dirname(path)
+        mode = os.stat(root + path).st_mode
+        if not mode & 0o001:
+            os.chmod(root + path, (mode & 0o7777) | 0o001)
 
 
 def _mount_devices(root: str) -> None:

@@ -16,13 +16,13 @@ _CHUNK_BYTES = 1 << 18
 class Relay:
     """Whoever connects to ``address`` in that network namespace talks to ``target``.
 
-    Bytes are handed on as they are: signed requests stay valid.
+    Bytes are handed on as they are: signed requests stay valid. Port 0: any free one.
     """
 
-    def __init__(self, namespace: Path, address: str, target: tuple[str, int]) -> None:
+    def __init__(self, namespace: Path, address: str, port: int, target: tuple[str, int]) -> None:
         self._target = target
         with inside_network(namespace):
-            self._listener = socket.create_server((address, 0))
+            self._listener = socket.create_server((address, port))
         self.address, self.port = self._listener.getsockname()[:2]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="relay", daemon=True)

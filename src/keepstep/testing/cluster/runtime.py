@@ -7,6 +7,7 @@ names, in its arguments and environment.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -111,15 +112,15 @@ class Runtime:
         """With stand-ins for the programs that are known by name."""
         first, *rest = argv
         known = self._programs.get(Path(first).name)
-        words = [*(known or [first]), *rest]
-        return [self.rewritten(word, order) for word in words]
+        return [*(known or [first]), *(self.rewritten(word, order) for word in rest)]
 
     def rewritten(self, text: str, order: Order) -> str:
         """As it has to read where there are no mounts and no names."""
         if self.is_contained:
             return text
         for name in sorted(self.names, key=len, reverse=True):
-            text = text.replace(name, self.names[name])
+            as_host = rf"(?<![\w.-]){re.escape(name)}(?=:\d)"
+            text = re.sub(as_host, self.names[name], text)
         for mount in order.mounts:
             if text == mount.target or text.startswith(mount.target + "/"):
                 source = mount.source or str(_memory_directory(order, mount))
@@ -139,7 +140,7 @@ class Runtime:
             "mounts": [mount.as_dict() for mount in order.mounts],
             "keep": self._keep,
             "is_read_only": order.is_read_only,
-            "user": order.user,
+            "user": order.user if self.is_contained else None,
             "group": order.group,
             "cwd": order.cwd if self.is_contained else str(order.directory),
             "argv": self.argv_of(order.argv, order),

@@ -29,6 +29,8 @@ class Services:
         self._directory = directory
         self._holders: dict[str, int] = {}
         self._hosts = ""
+        self.outside: dict[str, str] = {}
+        """Addresses by name, of what is not in the cluster."""
         self.addresses: dict[str, str] = {}
         pattern = "10.77.255.{}" if isinstance(network, Namespaces) else "127.0.1.{}"
         with_address = (each for each in manifests.of("Service") if not is_headless(each))
@@ -56,6 +58,7 @@ class Services:
         text = hosts_text(
             self._manifests.of("Service"), endpoints, self.addresses, self._manifests.namespace
         )
+        text += "".join(f"{address} {name}\n" for name, address in self.outside.items())
         is_new = text != self._hosts
         self._hosts = text
         if is_new:
@@ -78,9 +81,9 @@ class Services:
                 continue
             behind = [machines[each.address] for each in selected(service, endpoints)]
             holder = self._holders[name]
-            if holder in behind or (holder == self._gateway and not behind):
-                continue
             new = behind[0] if behind else self._gateway
+            if holder == new or holder in behind:
+                continue
             network.move_address(self.addresses[name], holder, new)
             self._holders[name] = new
 
