@@ -1,4 +1,4 @@
-"""Manifests of this repository as ``kubectl kustomize`` renders them, and what tests add to them."""
+"""This repository's manifests as ``kubectl kustomize`` renders them, and what tests add."""
 
 import shutil
 import subprocess

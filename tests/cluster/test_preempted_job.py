@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.rendered import STORE, TRAINER, add_s3_secret, render, set_grace
 
+from cluster.rendered import STORE, TRAINER, add_s3_secret, render, set_grace
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import LEDGER
 from keepstep.commit.lineage import read_generation
@@ -73,7 +73,10 @@ class Run:
 
     def wait_for_commit(self, step: int) -> None:
         self.cluster.wait_until(
-            lambda: self.committed_step() >= step, f"a commit of step {step}", _WAIT_SECONDS, every_seconds=0.5
+            lambda: self.committed_step() >= step,
+            f"a commit of step {step}",
+            _WAIT_SECONDS,
+            every_seconds=0.5,
         )
 
     def wait_for_world(self, size: int, *, after: int) -> int:
@@ -195,7 +198,9 @@ def _lost_work(run: Run) -> str:
     logs = [run.cluster.log(pod) for pod in run.cluster.pods_of(TRAINER)]
     found = [match.groups() for log in logs for match in pattern.finditer(log)]
     steps, samples, seconds = (sum(map(float, column)) for column in zip(*found, strict=True))
-    return f"lost work: {steps:g} steps, {samples:g} samples, {seconds:.1f} s in {len(found)} starts"
+    return (
+        f"lost work: {steps:g} steps, {samples:g} samples, {seconds:.1f} s in {len(found)} starts"
+    )
 
 
 def _failpoints() -> str:

@@ -141,9 +141,7 @@ def test_a_failed_index_is_tried_again_after_a_pause_that_doubles() -> None:
 
 def test_ignored_failures_lengthen_the_pause_but_are_not_charged() -> None:
     job = JobController(spec(backoffLimitPerIndex=0, **policy(IGNORE_DISRUPTION)))
-    pods = [
-        failed(0, 143, attempt=n, at=100.0 * n, conditions=DISRUPTED) for n in range(4)
-    ]
+    pods = [failed(0, 143, attempt=n, at=100.0 * n, conditions=DISRUPTED) for n in range(4)]
     pods += [running(1), running(2)]
     job.sync(pods, 300.0)
     assert job.status.failed == 0

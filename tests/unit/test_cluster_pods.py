@@ -45,7 +45,9 @@ spec:
       restartPolicy: Never
       terminationGracePeriodSeconds: 1
       tolerations:
-      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 20}
+      - key: node.kubernetes.io/unreachable
+        operator: Exists
+        tolerationSeconds: 20
       securityContext: {runAsUser: 1234}
       containers:
       - name: main
@@ -54,7 +56,10 @@ spec:
         - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
         - {name: GREETING, valueFrom: {configMapKeyRef: {name: cfg, key: greeting}}}
         command: [sh, -c]
-        volumeMounts: [{name: runs, mountPath: /runs}, {name: tmp, mountPath: /tmp}, {name: cfg, mountPath: /etc/cfg}]
+        volumeMounts:
+        - {name: runs, mountPath: /runs}
+        - {name: tmp, mountPath: /tmp}
+        - {name: cfg, mountPath: /etc/cfg}
       volumes:
       - {name: runs, persistentVolumeClaim: {claimName: runs}}
       - {name: tmp, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
@@ -190,9 +195,7 @@ def test_prestop_comes_first_and_a_failing_liveness_probe_ends_the_container(
 ) -> None:
     probe = {"exec": {"command": ["test", "!", "-e", "/runs/sick"]}, "periodSeconds": 0.1}
     hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /runs/job-0"]}}}
-    cluster = make_cluster(
-        _STAYS, livenessProbe=probe | {"failureThreshold": 2}, lifecycle=hook
-    )
+    cluster = make_cluster(_STAYS, livenessProbe=probe | {"failureThreshold": 2}, lifecycle=hook)
     wait_for_files(cluster, "job-0", "job-1")
     pod = cluster.pod("job", 0)
     (cluster.directory / "claims/runs/sick").touch()
@@ -227,13 +230,14 @@ spec:
 """
 )
 
+
 @needs_namespaces
 def test_a_service_keeps_its_address_while_its_pod_is_rescheduled(
     make_cluster: MakeCluster,
 ) -> None:
     ask = (
         "while [ ! -e /runs/end ]; do "
-        'python -c \'import socket; socket.create_connection(("store", 8000), 2)\' 2> /dev/null '
+        "python -c 'import socket; socket.create_connection((\"store\", 8000), 2)' 2> /dev/null "
         "&& touch /runs/up-$(cat /runs/turn) || touch /runs/refused-$(cat /runs/turn); done"
     )
     cluster = make_cluster(ask, _STORE)

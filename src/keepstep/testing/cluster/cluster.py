@@ -124,9 +124,7 @@ class Cluster:
     def preempt(self, node: Node | str, grace_seconds: float = 15.0) -> None:
         """The machine goes after that time; its kubelet ends the pods in the meantime."""
         found = self._node(node)
-        self._node_controller.preempt(
-            found, self._pods_on(found), self.now_seconds, grace_seconds
-        )
+        self._node_controller.preempt(found, self._pods_on(found), self.now_seconds, grace_seconds)
 
     def power_off(self, node: Node | str) -> None:
         """The machine is gone, this moment, and nobody is told."""
@@ -156,7 +154,9 @@ class Cluster:
         *Raises:* ``NotImplementedError`` on loopback: give them the server's own address there.
         """
         if not isinstance(self.network, Namespaces):
-            raise NotImplementedError("loopback has no names: let pods use the server's own address")
+            raise NotImplementedError(
+                "loopback has no names: let pods use the server's own address"
+            )
         address = self.network.address(_GATEWAY)
         self._relays.append(Relay(self.network.path(_GATEWAY), address, port, target))
         self._services.outside[name] = address
@@ -168,8 +168,7 @@ class Cluster:
         return [
             pod
             for pod in self.pods
-            if pod.identity.owner.partition("/")[2] == name
-            and index in (None, pod.identity.index)
+            if pod.identity.owner.partition("/")[2] == name and index in (None, pod.identity.index)
         ]
 
     def pod(self, name: str, index: int | None = None) -> Pod:
@@ -268,7 +267,12 @@ class Cluster:
     def _node(self, node: Node | str) -> Node:
         if isinstance(node, Node):
             return node
-        return next(each for each in self.nodes if each.name == node)
+        found = [each for each in self.nodes if each.name == node]
+        if not found:
+            raise LookupError(
+                f"no node {node!r}; there are {', '.join(n.name for n in self.nodes)}"
+            )
+        return found[0]
 
     def _note_end(self, pod: Pod) -> None:
         self._tell(f"Pod/{pod.name}", pod.phase.value, "the pod is over")
@@ -313,7 +317,7 @@ class Cluster:
         metadata = template.setdefault("metadata", {})
         key = "batch.kubernetes.io/job-completion-index"
         names = {"job-name": name, "batch.kubernetes.io/job-name": name}
-        names |= {label: self._job_uids[name] for label in _UID_LABELS}
+        names |= dict.fromkeys(_UID_LABELS, self._job_uids[name])
         metadata["labels"] = (metadata.get("labels") or {}) | names | {key: str(index)}
         metadata["annotations"] = (metadata.get("annotations") or {}) | {key: str(index)}
         field = {"fieldRef": {"fieldPath": f"metadata.annotations['{key}']"}}

@@ -15,7 +15,9 @@ class Event:
 
     def __str__(self) -> str:
         kind = "Warning" if self.is_warning else "Normal"
-        return f"{self.at_seconds:8.1f}s  {kind:<7}  {self.reason:<22}  {self.subject}: {self.message}"
+        return (
+            f"{self.at_seconds:8.1f}s  {kind:<7}  {self.reason:<22}  {self.subject}: {self.message}"
+        )
 
 
 @dataclass(slots=True)
@@ -25,7 +27,13 @@ class Events:
     all: list[Event] = field(default_factory=list)
 
     def add(
-        self, at_seconds: float, subject: str, reason: str, message: str, *, is_warning: bool = False
+        self,
+        at_seconds: float,
+        subject: str,
+        reason: str,
+        message: str,
+        *,
+        is_warning: bool = False,
     ) -> None:
         self.all.append(Event(at_seconds, subject, reason, message, is_warning))
 

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 _NEW_MOUNTS, _NEW_HOST_NAME, _NEW_IPC, _NEW_PIDS = 0x20000, 0x4000000, 0x8000000, 0x20000000
@@ -26,8 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    with open(sys.argv[1], encoding="utf-8") as file:
-        specification = json.load(file)
+    specification = json.loads(Path(sys.argv[1]).read_text())
     _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     is_contained = bool(specification["root"])
     if is_contained:
@@ -36,7 +36,7 @@ def main() -> None:
     child = os.fork()
     if child == 0:
         _become(specification, is_contained=is_contained)
-    _write(specification["pid_file"], str(child))
+    Path(specification["pid_file"]).write_text(str(child))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _, status = os.waitpid(child, 0)
@@ -58,75 +58,78 @@ def _become(specification: dict[str, Any], *, is_contained: bool) -> None:
         _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)  # a change of user undoes it
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvpe(specification["argv"][0], specification["argv"], specification["environ"])  # noqa: S606
-    except BaseException:  # whatever it is, the pod has to say why it could not start
+    except BaseException:  # noqa: BLE001  # the pod has to say why it could not start
         os.write(2, traceback.format_exc().encode())
         os._exit(_CANNOT_START)
 
 
 def _mount_all(specification: dict[str, Any]) -> None:
     """This machine's root with a layer that is thrown away; then the volumes, outermost first."""
-    base = specification["root"]
-    root = base + "/root"
-    _mount("none", "/", "", _RECURSIVE | _PRIVATE)
+    base = Path(specification["root"])
+    root = base / "root"
+    _mount("none", Path("/"), "", _RECURSIVE | _PRIVATE)
     _mount("tmpfs", base, "tmpfs", 0)
     for name in ("upper", "work", "root"):
-        os.mkdir(f"{base}/{name}")
-    os.chmod(f"{base}/upper", 0o755)  # noqa: S103  # the root directory of every system
+        (base / name).mkdir()
+    (base / "upper").chmod(0o755)
     layers = f"lowerdir=/,upperdir={base}/upper,workdir={base}/work"
     _mount("overlay", root, "overlay", 0, layers)
-    _mount("proc", root + "/proc", "proc", 0)
-    _mount_devices(root)
+    _mount("proc", root / "proc", "proc", 0)
+    _mount_devices(root / "dev")
     for entry in sorted(specification["mounts"], key=lambda each: len(each["target"])):
-        _mount_volume(root, entry)
+        _mount_volume(_below(root, entry["target"]), entry)
     for path in specification["keep"]:  # what a volume has hidden and the command needs
-        target = root + path
-        if not os.path.exists(target):
-            os.makedirs(target)
+        target = _below(root, path)
+        if not target.exists():
+            target.mkdir(parents=True)
             _mount(path, target, "", _BIND | _RECURSIVE)
         if specification["user"] is not None:
-            _open_way(root, path)
+            _open_way(root, target)
     if specification["is_read_only"]:
         _mount("none", root, "", _REMOUNT | _BIND | _READ_ONLY)
 
 
-def _open_way(root: str, path: str) -> None:
-    """For users that may not enter one of the directories above, in the layer that is thrown away."""
-    while path != "/":
-        path = os.path.dirname(path)
-        mode = os.stat(root + path).st_mode
+def _open_way(root: Path, target: Path) -> None:
+    """For users that may not enter a directory above: in the layer that is thrown away."""
+    for directory in target.parents:
+        if directory == root:
+            return
+        mode = directory.stat().st_mode & 0o7777
         if not mode & 0o001:
-            os.chmod(root + path, (mode & 0o7777) | 0o001)
+            directory.chmod(mode | 0o001)
 
 
-def _mount_devices(root: str) -> None:
-    _mount("tmpfs", root + "/dev", "tmpfs", 0, "mode=755")
-    names = [*_DEVICES, *(name for name in os.listdir("/dev") if name.startswith("nvidia"))]
-    for name in names:
-        if os.path.isdir(f"/dev/{name}") or not os.path.exists(f"/dev/{name}"):
-            continue
-        _write(f"{root}/dev/{name}", "")
-        _mount(f"/dev/{name}", f"{root}/dev/{name}", "", _BIND)
+def _mount_devices(devices: Path) -> None:
+    _mount("tmpfs", devices, "tmpfs", 0, "mode=755")
+    found = [Path("/dev", name) for name in _DEVICES]
+    for device in (*found, *Path("/dev").glob("nvidia*")):
+        if device.exists() and not device.is_dir():
+            (devices / device.name).touch()
+            _mount(str(device), devices / device.name, "", _BIND)
     for name, to in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
-        os.symlink("/proc/self/fd" + to, f"{root}/dev/{name}")
-    os.mkdir(root + "/dev/shm")
-    _mount("tmpfs", root + "/dev/shm", "tmpfs", 0, "size=64m,mode=1777")
+        (devices / name).symlink_to("/proc/self/fd" + to)
+    (devices / "shm").mkdir()
+    _mount("tmpfs", devices / "shm", "tmpfs", 0, "size=64m,mode=1777")
 
 
-def _mount_volume(root: str, entry: dict[str, Any]) -> None:
-    target = root + entry["target"]
+def _mount_volume(target: Path, entry: dict[str, Any]) -> None:
     if entry["source"] is None:
-        os.makedirs(target, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         size = f",size={entry['size_bytes']}" if entry["size_bytes"] else ""
         _mount("tmpfs", target, "tmpfs", 0, "mode=1777" + size)
         return
-    if os.path.isdir(entry["source"]):
-        os.makedirs(target, exist_ok=True)
-    elif not os.path.exists(target):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        _write(target, "")
+    if Path(entry["source"]).is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    elif not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
     _mount(entry["source"], target, "", _BIND | _RECURSIVE)
     if entry["is_read_only"]:
         _mount("none", target, "", _REMOUNT | _BIND | _READ_ONLY)
+
+
+def _below(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")
 
 
 def _join_network(path: str) -> None:
@@ -143,20 +146,15 @@ def _change_user(user: int | None, group: int | None) -> None:
     os.setuid(user)
 
 
-def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    words = (source.encode(), target.encode(), kind.encode())
-    _call(_libc.mount(*words, flags, data.encode()), target)
+def _mount(source: str, target: Path, kind: str, flags: int, data: str = "") -> None:
+    words = (source.encode(), bytes(target), kind.encode())
+    _call(_libc.mount(*words, flags, data.encode()), str(target))
 
 
 def _call(result: int, what: str = "") -> None:
     if result:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 if __name__ == "__main__":

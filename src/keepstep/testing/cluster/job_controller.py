@@ -193,7 +193,9 @@ class JobController:
         return None
 
     def _age(self, now_seconds: float) -> float:
-        return now_seconds - (now_seconds if self._started_seconds is None else self._started_seconds)
+        return now_seconds - (
+            now_seconds if self._started_seconds is None else self._started_seconds
+        )
 
     def _manage(
         self, living: Sequence[PodFacts], active: Sequence[PodFacts], now_seconds: float

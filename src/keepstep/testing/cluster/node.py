@@ -73,7 +73,10 @@ def _is_tolerated(taint: Mapping[str, str], tolerations: Sequence[Manifest]) -> 
     return any(
         toleration.get("effect") in (None, "", taint["effect"])
         and (
-            (toleration.get("operator") == "Exists" and toleration.get("key") in (None, taint["key"]))
+            (
+                toleration.get("operator") == "Exists"
+                and toleration.get("key") in (None, taint["key"])
+            )
             or (
                 toleration.get("key") == taint["key"]
                 and toleration.get("value", "") == taint.get("value", "")

@@ -13,7 +13,7 @@ _UNREACHABLE = "node.kubernetes.io/unreachable"
 class Times:
     """Defaults of a cluster, in its own seconds; ``seconds_scale`` makes them shorter in tests.
 
-    The grace of pods and the periods of probes are real seconds always: real processes live by them.
+    Grace and the periods of probes are real seconds always: real processes live by them.
     """
 
     seconds_scale: float = 1.0

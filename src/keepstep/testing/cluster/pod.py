@@ -172,9 +172,7 @@ class Pod:
             container.step(now_seconds)
             if container.termination is not None and container.termination.exit_code == 0:
                 continue
-            if container.termination is not None:
-                self._end(Phase.FAILED, now_seconds)
-            elif self._is_ending and not container.is_running:
+            if container.termination is not None or (self._is_ending and not container.is_running):
                 self._end(Phase.FAILED, now_seconds)
             elif container.inside is None:
                 container.start(now_seconds)

@@ -11,7 +11,8 @@ from keepstep.testing.cluster.runtime import Started
 
 _TCP = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
 _HTTP = (
-    "import http.client, sys; c = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=5);"
+    "import http.client, sys;"
+    " c = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=5);"
     " c.request('GET', sys.argv[3]); status = c.getresponse().status;"
     " sys.exit(0 if 200 <= status < 400 else f'HTTP status {status}')"
 )

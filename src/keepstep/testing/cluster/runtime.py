@@ -1,8 +1,8 @@
 """Start containers as processes of this machine, and reach into them.
 
-As root each container has namespaces and a root file system of its own (``inside.py``). Elsewhere it
-is an ordinary process: the volumes' directories stand in for their mount paths, and addresses for
-names, in its arguments and environment.
+As root each container has namespaces and a root file system of its own (``inside.py``). Elsewhere
+it is an ordinary process: the volumes' directories stand in for their mount paths, and addresses
+for names, in its arguments and environment.
 """
 
 import json

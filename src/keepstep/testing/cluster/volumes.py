@@ -70,7 +70,7 @@ def _directory(
         manifests.get("PersistentVolumeClaim", claim)
         directory = claims_directory / claim
     directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o777)  # noqa: S103  # as the kubelet makes an emptyDir
+    directory.chmod(0o777)  # as the kubelet makes an emptyDir
     for name, content in _files(volume, manifests).items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +87,6 @@ def _files(volume: Manifest, manifests: Manifests) -> dict[str, bytes]:
     elif "secret" in volume:
         source = volume["secret"]
         found = secret_data(manifests, source["secretName"])
-    elif "downwardAPI" in volume or "projected" in volume:
-        return {}
     else:
         kinds = sorted(volume.keys() - {"name"})
         raise ValueError(f"volume {volume['name']}: {', '.join(kinds)} is not known here")
