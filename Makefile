@@ -11,7 +11,7 @@ help:
 	@echo "make train   set up, then train the main job on $(RANKS) processes (runs/stdlib; again: it resumes)"
 	@echo "make train-s3  the same with its steps in an S3 server on this machine (runs/s3)"
 	@echo "make test    set up, then run the tests"
-	@echo "make lint    ruff, mypy, import contracts"
+	@echo "make lint    ruff, mypy, import contracts, hadolint"
 	@echo "make drill   kill ranks in the middle of a save and compare with an uninterrupted run"
 	@echo "make bench   measure saves and loads beside other checkpointers (an hour; BENCH=--quick: minutes)"
 	@echo "make clean   remove the environment and everything in runs/"
@@ -36,6 +36,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
 
 drill: $(VENV)/ready
 	$(BIN)/keepstep drill run smoke

@@ -53,6 +53,22 @@ class ExitCode(IntEnum):
     NO_PROGRESS = 93
 
 
+FINAL_CODES = frozenset(
+    {
+        ExitCode.USAGE,
+        ExitCode.DAMAGED,
+        ExitCode.NO_CHECKPOINT,
+        ExitCode.STORAGE_UNAVAILABLE,
+        ExitCode.INTERNAL,
+        ExitCode.DENIED,
+        ExitCode.CONFIG,
+        ExitCode.FENCED,
+        ExitCode.NO_PROGRESS,
+    }
+)
+"""After which another start, here and now, would not help."""
+
+
 class KeepstepError(Exception):
     """Root of the tree. Context that is not known stays ``None``."""
 

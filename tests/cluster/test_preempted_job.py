@@ -205,7 +205,7 @@ def _lost_work(run: Run) -> str:
 
 def _failpoints() -> str:
     killed = f"write.middle=kill@rank:1@step:{_KILLED_IN_SAVE}"
-    paced = range(_KILLED_IN_SAVE, _STEPS)
+    paced = range(_KILLED_IN_SAVE, _STEPS - 50)
     pace = (f"step.after=sleep:{_PACE_SECONDS}@rank:0@step:{n}@restart:any" for n in paced)
     return ";".join([killed, *pace])
 

@@ -21,9 +21,11 @@ SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 _SRUN = """
 echo "$@" > srun
 while [ "$1" != keepstep ]; do shift; done
-trap 'told=yes; kill -USR1 "$task"' USR1
+told= task=
+trap 'told=yes; [ -z "$task" ] || kill -USR1 "$task"' USR1
 "$@" &
 task=$!
+[ -z "$told" ] || kill -USR1 "$task"
 while :; do
   told=; code=0
   wait "$task" || code=$?
@@ -36,7 +38,7 @@ echo "$@" >> scontrol
 [ "$1" != show ] || echo "   JobState=$STATE Reason=None"
 """
 
-# The agent ends with CODE, or with 85 when it is told.
+# The agent ends with CODE, or with TOLD, or 85, when it is told.
 _KEEPSTEP = """
 echo "$@" > "$1"
 echo $$ > "$1-pid"
@@ -44,7 +46,7 @@ case "$1" in
   store) exec sleep 100 ;;
   run)
     [ -z "$CODE" ] || exit "$CODE"
-    trap 'exit 85' USR1
+    trap 'exit "${TOLD:-85}"' USR1
     touch ready
     while :; do sleep 0.02; done ;;
 esac
@@ -126,6 +128,25 @@ def test_what_another_start_may_cure_is_queued_again(make_batch: MakeBatch, code
     batch = make_batch(CODE=str(code))
     assert batch.end() == code, batch.said("log")
     assert "requeue 7" in batch.said("scontrol")
+
+
+@pytest.mark.parametrize("code", [87, 137])
+def test_a_node_that_was_lost_does_not_keep_a_preempted_job_from_the_queue(
+    make_batch: MakeBatch, code: int
+) -> None:
+    batch = make_batch(TOLD=str(code))
+    batch.wait_until((batch.directory / "ready").exists, "the agent")
+    batch.tell()
+    assert batch.end() == 86, batch.said("log")
+    assert "requeue 7" in batch.said("scontrol")
+
+
+def test_a_notice_does_not_hide_what_no_start_would_cure(make_batch: MakeBatch) -> None:
+    batch = make_batch(TOLD="78")
+    batch.wait_until((batch.directory / "ready").exists, "the agent")
+    batch.tell()
+    assert batch.end() == 78, batch.said("log")
+    assert batch.said("scontrol") == ""
 
 
 @pytest.mark.parametrize("code", [0, 1, 69, 78, 87, 93])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from keepstep.errors import ExitCode
+from keepstep.errors import FINAL_CODES, ExitCode
 
 LONGEST_PAUSE_SECONDS = 60.0
 _FIRST_PAUSE_SECONDS = 0.5
@@ -11,19 +11,6 @@ _FIRST_PAUSE_SECONDS = 0.5
 _DEADLY_STARTS = 2
 """So many in a row, and the checkpoint is suspected."""
 
-_FINAL = frozenset(
-    {
-        ExitCode.USAGE,
-        ExitCode.DAMAGED,
-        ExitCode.NO_CHECKPOINT,
-        ExitCode.STORAGE_UNAVAILABLE,
-        ExitCode.INTERNAL,
-        ExitCode.DENIED,
-        ExitCode.CONFIG,
-        ExitCode.FENCED,
-        ExitCode.NO_PROGRESS,
-    }
-)
 PREEMPTED = frozenset({ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED})
 
 
@@ -49,7 +36,7 @@ def demand_of(exit_code: int, *, is_told: bool, is_alone: bool) -> Demand:
     """
     if exit_code in PREEMPTED:
         return Demand.LEAVE if is_told or is_alone else Demand.REJOIN
-    return Demand.STOP if exit_code in _FINAL else Demand.RESTART
+    return Demand.STOP if exit_code in FINAL_CODES else Demand.RESTART
 
 
 @dataclass(slots=True)

@@ -68,7 +68,7 @@ class Cluster:
         """All there ever were, oldest first."""
         self.pools = list(pools)
         self.nodes = [
-            Node(f"{pool.name}-{number}", pool.name, pool.labels, pool.taints)
+            Node(f"{pool.name}-{number}", pool.name)
             for pool in pools
             for number in range(pool.nodes)
         ]
@@ -162,6 +162,12 @@ class Cluster:
         self._services.outside[name] = address
 
     # What there is to see.
+
+    def command(self, words: list[str]) -> list[str]:
+        """What to execute on this machine for ``words`` to be executed in the network of the pods,
+        as a scraper of metrics is.
+        """
+        return self.network.command(_GATEWAY, words)
 
     def pods_of(self, name: str, index: int | None = None) -> list[Pod]:
         """Of a Job or Deployment, oldest first; of one index, if that is given."""
@@ -376,16 +382,15 @@ class Cluster:
 
         *Raises:* ``ValueError`` if no pool suits.
         """
+        pool = next((p for p in self.pools if fits(p.labels, p.taints, spec)), None)
+        if pool is None:
+            raise ValueError(f"no pool of nodes suits the pods of {owner}")
         taken = {p.identity.node_name for p in self._living() if p.identity.owner == owner}
-        for node in self.nodes:
-            suits = node.takes_pods and node.name not in taken
-            if suits and fits(node.labels, node.taints, spec):
+        members = [node for node in self.nodes if node.pool == pool.name]
+        for node in members:
+            if node.takes_pods and node.name not in taken:
                 return node
-        for pool in self.pools:
-            if fits(pool.labels, pool.taints, spec):
-                number = sum(node.pool == pool.name for node in self.nodes)
-                node = Node(f"{pool.name}-{number}", pool.name, pool.labels, pool.taints)
-                self.nodes.append(node)
-                self._tell(f"Node/{node.name}", "TriggeredScaleUp", f"new in pool {pool.name}")
-                return node
-        raise ValueError(f"no pool of nodes suits the pods of {owner}")
+        node = Node(f"{pool.name}-{len(members)}", pool.name)
+        self.nodes.append(node)
+        self._tell(f"Node/{node.name}", "TriggeredScaleUp", f"new in pool {pool.name}")
+        return node

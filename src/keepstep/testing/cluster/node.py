@@ -13,8 +13,6 @@ class Node:
 
     name: str
     pool: str
-    labels: Mapping[str, str]
-    taints: Sequence[Mapping[str, str]] = ()
     silent_since_seconds: float | None = None
     """Powered off, or cut off."""
     not_ready_since_seconds: float | None = None
@@ -32,7 +30,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Nodes of one kind. It grows when a pod finds no place, at once."""
+    """Nodes of one kind. There are more of them, at once, when a pod finds no place."""
 
     name: str
     nodes: int

@@ -1,0 +1,1 @@
+"""Manifests for Kubernetes: whether what has to agree does, with each other and with keepstep."""

