@@ -34,7 +34,7 @@ def selected(service: Manifest, endpoints: Iterable[Endpoint]) -> list[Endpoint]
 
 
 def is_headless(service: Manifest) -> bool:
-    return service["spec"].get("clusterIP") == "None"
+    return bool(service["spec"].get("clusterIP") == "None")
 
 
 def hosts_text(
