@@ -5,7 +5,6 @@ import string
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Self
 
@@ -15,18 +14,20 @@ from keepstep.testing.cluster.env import service_environ
 from keepstep.testing.cluster.events import Events
 from keepstep.testing.cluster.job_controller import JobController, JobStatus
 from keepstep.testing.cluster.manifests import Manifest, Manifests
-from keepstep.testing.cluster.node import Node, Pool, fits
+from keepstep.testing.cluster.node import Node, Pool
 from keepstep.testing.cluster.node_controller import NodeController, Times
-from keepstep.testing.cluster.pod import Identity, Pod, make_pod
+from keepstep.testing.cluster.pod import Identity, Pod
+from keepstep.testing.cluster.pod_factory import make_pod
 from keepstep.testing.cluster.relay import Relay
 from keepstep.testing.cluster.runtime import Runtime
+from keepstep.testing.cluster.scheduler import Scheduler
 from keepstep.testing.cluster.services import Services
+from keepstep.testing.cluster.templates import indexed_template
 from keepstep.testing.cluster.volumes import Mount
 from keepstep.testing.networks import Loopback, Namespaces, can_use_namespaces
 
 _STEP_SECONDS = 0.03
 _GATEWAY = 0
-_UID_LABELS = ("controller-uid", "batch.kubernetes.io/controller-uid")
 SPOT_LABELS = {
     "cloud.google.com/gke-spot": "true",
     "eks.amazonaws.com/capacityType": "SPOT",
@@ -66,12 +67,7 @@ class Cluster:
         self.events = Events()
         self.pods: list[Pod] = []
         """All there ever were, oldest first."""
-        self.pools = list(pools)
-        self.nodes = [
-            Node(f"{pool.name}-{number}", pool.name)
-            for pool in pools
-            for number in range(pool.nodes)
-        ]
+        self._scheduler = Scheduler(pools)
         self.jobs = {
             job["metadata"]["name"]: JobController(
                 job["spec"],
@@ -162,6 +158,10 @@ class Cluster:
         self._services.outside[name] = address
 
     # What there is to see.
+
+    @property
+    def nodes(self) -> list[Node]:
+        return self._scheduler.nodes
 
     def command(self, words: list[str]) -> list[str]:
         """What to execute on this machine for ``words`` to be executed in the network of the pods,
@@ -271,14 +271,7 @@ class Cluster:
         return [pod for pod in self._living() if pod.identity.node_name == node.name]
 
     def _node(self, node: Node | str) -> Node:
-        if isinstance(node, Node):
-            return node
-        found = [each for each in self.nodes if each.name == node]
-        if not found:
-            raise LookupError(
-                f"no node {node!r}; there are {', '.join(n.name for n in self.nodes)}"
-            )
-        return found[0]
+        return node if isinstance(node, Node) else self._scheduler.node(node)
 
     def _note_end(self, pod: Pod) -> None:
         self._tell(f"Pod/{pod.name}", pod.phase.value, "the pod is over")
@@ -294,7 +287,9 @@ class Cluster:
             if pod.name in orders.delete:
                 pod.delete(self.now_seconds)
         for index in orders.create:
-            self._create(f"Job/{name}", self._indexed_template(name, index), index)
+            template = self.manifests.get("Job", name)["spec"]["template"]
+            made = indexed_template(template, name, self._job_uids[name], index)
+            self._create(f"Job/{name}", made, index)
         if job.status.final is not None and not is_final:
             final = job.status.final
             text = f"{final.reason} {final.message}".strip()
@@ -317,28 +312,12 @@ class Cluster:
         for _ in range(missing):
             self._create(f"Deployment/{name}", deployment.spec["template"], None)
 
-    def _indexed_template(self, name: str, index: int) -> Manifest:
-        """With what the Job controller adds."""
-        template = deepcopy(self.manifests.get("Job", name)["spec"]["template"])
-        metadata = template.setdefault("metadata", {})
-        key = "batch.kubernetes.io/job-completion-index"
-        names = {"job-name": name, "batch.kubernetes.io/job-name": name}
-        names |= dict.fromkeys(_UID_LABELS, self._job_uids[name])
-        metadata["labels"] = (metadata.get("labels") or {}) | names | {key: str(index)}
-        metadata["annotations"] = (metadata.get("annotations") or {}) | {key: str(index)}
-        field = {"fieldRef": {"fieldPath": f"metadata.annotations['{key}']"}}
-        for container in template["spec"]["containers"]:
-            variables = container.setdefault("env", [])
-            if not any(each["name"] == "JOB_COMPLETION_INDEX" for each in variables):
-                variables.append({"name": "JOB_COMPLETION_INDEX", "valueFrom": field})
-        made: Manifest = template
-        return made
-
     def _create(self, owner: str, template: Manifest, index: int | None) -> None:
         suffix = "".join(random.choices(string.ascii_lowercase + string.digits, k=5))
         base = owner.partition("/")[2] + ("" if index is None else f"-{index}")
         name = f"{base}-{suffix}"
-        node = self._place(owner, template["spec"])
+        taken = {p.identity.node_name for p in self._living() if p.identity.owner == owner}
+        node = self._scheduler.place(template["spec"], taken)
         self._machines += 1
         if isinstance(self.network, Namespaces):
             self.network.add(self._machines)
@@ -376,21 +355,3 @@ class Cluster:
         if not spec.get("enableServiceLinks", True):
             return {}
         return service_environ(self.manifests.of("Service"), self._services.addresses)
-
-    def _place(self, owner: str, spec: Manifest) -> Node:
-        """A node with none of the owner's pods; a new one if there is none left.
-
-        *Raises:* ``ValueError`` if no pool suits.
-        """
-        pool = next((p for p in self.pools if fits(p.labels, p.taints, spec)), None)
-        if pool is None:
-            raise ValueError(f"no pool of nodes suits the pods of {owner}")
-        taken = {p.identity.node_name for p in self._living() if p.identity.owner == owner}
-        members = [node for node in self.nodes if node.pool == pool.name]
-        for node in members:
-            if node.takes_pods and node.name not in taken:
-                return node
-        node = Node(f"{pool.name}-{len(members)}", pool.name)
-        self.nodes.append(node)
-        self._tell(f"Node/{node.name}", "TriggeredScaleUp", f"new in pool {pool.name}")
-        return node
