@@ -124,6 +124,15 @@ def test_a_preempted_node_says_so_last_and_was_well_until_then(tmp_path: Path) -
     assert job.pid not in [one.pid for one in look(places(), max_age_seconds=60)]
 
 
+def test_a_job_that_is_complete_ends_with_0_though_it_is_told_to_go(tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    os.mkfifo(words)  # whoever has read it knows that the exit code is decided
+    with launch(tmp_path, "--termination-log", str(words), LIGHT_WORKER, "5", "commit") as job:
+        assert "exit code: 0" in words.read_text()
+        job.signal(signal.SIGTERM)
+        assert job.end() == ExitCode.OK, job.log
+
+
 def test_a_launcher_that_is_stopped_is_found_ill(tmp_path: Path) -> None:
     with launch(tmp_path, LIGHT_WORKER, "5", "wait") as job:
         job.wait_for_file("waiting-0")

@@ -57,6 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         job = _job(options, heartbeats, logs)
         with last_words_left(options.termination_log, job, os.environ):
             code = job.exit_code = _launch(options, job)
+            _hear_no_more(job.signals)
         if code == ExitCode.OK and options.is_log_dir_ours:
             shutil.rmtree(logs, ignore_errors=True)
     return code
@@ -264,6 +265,16 @@ def _hear_early() -> None:
 
     for name in _SIGNALS.split(","):
         signal.signal(getattr(signal, name), leave)
+
+
+def _hear_no_more(names: str) -> None:
+    """The end is decided. Kubernetes tells the pods of a job that is complete to go, and Python on
+    its way out would die of that, with another code.
+    """
+    for name in names.split(","):
+        number = getattr(signal, name.strip(), None)
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _set_up_logging() -> None:

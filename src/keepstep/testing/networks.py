@@ -60,18 +60,52 @@ class Namespaces:
     def __init__(self, machines: int) -> None:
         self._tag = f"ks{uuid.uuid4().hex[:6]}"
         self._switch = f"{self._tag}sw"
-        self._machines = machines
+        self._machines: set[int] = set()
         try:
-            self._plug_in()
+            _ip("netns", "add", self._switch)
+            _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
+            _ip("-n", self._switch, "link", "set", "br0", "up")
+            for machine in range(machines):
+                self.add(machine)
         except BaseException:
             self.close()
             raise
 
     def address(self, machine: int) -> str:
-        return f"10.77.0.{10 + machine}"
+        return f"10.77.{machine // 200}.{10 + machine % 200}"
+
+    def path(self, machine: int) -> Path:
+        """The namespace as a file."""
+        return Path("/run/netns", self._name(machine))
 
     def command(self, machine: int, words: list[str]) -> list[str]:
         return ["ip", "netns", "exec", self._name(machine), *words]
+
+    def add(self, machine: int) -> None:
+        """Plug in one more machine."""
+        name, port = self._name(machine), f"p{machine}"
+        self._machines.add(machine)
+        _ip("netns", "add", name)
+        _ip("-n", name, "link", "set", "lo", "up")
+        peer = ["peer", "name", "eth0", "netns", name]
+        _ip("-n", self._switch, "link", "add", port, "type", "veth", *peer)
+        _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
+        _ip("-n", name, "address", "add", f"{self.address(machine)}/16", "dev", "eth0")
+        _ip("-n", name, "link", "set", "eth0", "up")
+
+    def remove(self, machine: int) -> None:
+        """Unplug it for good. Sockets that are still open there live on, unheard."""
+        self._machines.discard(machine)
+        if self.path(machine).exists():
+            _ip("netns", "delete", self._name(machine))
+
+    def move_address(self, address: str, old: int | None, new: int) -> None:
+        """One more address of the machine ``new``, which ``old`` had so far."""
+        if old is not None and self.path(old).exists():
+            _ip("-n", self._name(old), "address", "del", f"{address}/32", "dev", "eth0")
+        _ip("-n", self._name(new), "address", "add", f"{address}/32", "dev", "eth0")
+        for machine in self._machines:  # they would go on sending to the old machine for a while
+            _ip("-n", self._name(machine), "neigh", "flush", "to", address)
 
     def cut(self, machine: int) -> None:
         _ip("-n", self._switch, "link", "set", f"p{machine}", "nomaster")
@@ -80,27 +114,13 @@ class Namespaces:
         _ip("-n", self._switch, "link", "set", f"p{machine}", "master", "br0")
 
     def close(self) -> None:
-        for name in (*map(self._name, range(self._machines)), self._switch):
-            if Path("/run/netns", name).exists():
-                _ip("netns", "delete", name)
+        for machine in list(self._machines):
+            self.remove(machine)
+        if Path("/run/netns", self._switch).exists():
+            _ip("netns", "delete", self._switch)
 
     def _name(self, machine: int) -> str:
         return f"{self._tag}n{machine}"
-
-    def _plug_in(self) -> None:
-        switch = self._switch
-        _ip("netns", "add", switch)
-        _ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        _ip("-n", switch, "link", "set", "br0", "up")
-        for machine in range(self._machines):
-            name, port = self._name(machine), f"p{machine}"
-            _ip("netns", "add", name)
-            _ip("-n", name, "link", "set", "lo", "up")
-            peer = ["peer", "name", "eth0", "netns", name]
-            _ip("-n", switch, "link", "add", port, "type", "veth", *peer)
-            _ip("-n", switch, "link", "set", port, "master", "br0", "up")
-            _ip("-n", name, "address", "add", f"{self.address(machine)}/24", "dev", "eth0")
-            _ip("-n", name, "link", "set", "eth0", "up")
 
 
 def can_use_namespaces() -> bool:

@@ -269,14 +269,20 @@ def _python_path(directory: Path) -> str:
     source = Path(__file__).parents[2]
     paths = [str(source), os.environ.get("PYTHONPATH", "")]
     plugin = directory / "plugin"
-    if "keepstep" not in entry_points(group="torchrun.handlers").names:
-        info = plugin / "keepstep-0.dist-info"
-        info.mkdir(parents=True, exist_ok=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: keepstep\nVersion: 0\n")
-        entry = "[torchrun.handlers]\nkeepstep = keepstep.launch.agent:get_handler\n"
-        (info / "entry_points.txt").write_text(entry)
-    plugin.mkdir(exist_ok=True)
+    write_plugin(plugin)
     guard = "import os\nif 'SKEW_SECONDS' in os.environ:\n"
     indented = "".join(f"    {line}\n" for line in _SKEWED_CLOCK.splitlines())
     (plugin / "sitecustomize.py").write_text(guard + indented)
     return os.pathsep.join([str(plugin), *filter(None, paths)])
+
+
+def write_plugin(directory: Path) -> None:
+    """What has torchrun find keepstep's rendezvous, if keepstep is not installed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if "keepstep" in entry_points(group="torchrun.handlers").names:
+        return
+    info = directory / "keepstep-0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: keepstep\nVersion: 0\n")
+    entry = "[torchrun.handlers]\nkeepstep = keepstep.launch.agent:get_handler\n"
+    (info / "entry_points.txt").write_text(entry)
