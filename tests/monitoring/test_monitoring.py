@@ -38,7 +38,7 @@ def test_every_query_of_the_dashboard_parses(tmp_path: Path) -> None:
 
 
 def test_each_alert_is_explained_and_has_a_runbook_that_is_there() -> None:
-    alerts = re.split(r"^    - alert: ", rules(), flags=re.MULTILINE)[1:]
+    alerts = re.split(r"^ +- alert: ", rules(), flags=re.MULTILINE)[1:]
     headings = headings_of(ROOT / "docs" / "operations.md")
     assert len(alerts) > 5
     for alert in alerts:
