@@ -15,7 +15,8 @@ def run(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int
     Parameters
     ----------
     arguments
-        As for torchrun. ``--tries N`` says how often in a row nothing may be committed.
+        As for torchrun. ``--tries N`` says how often in a row nothing may be committed;
+        ``--metrics-port N`` serves metrics and health of this node.
     """
     from keepstep.launch.run import run as launch
 
