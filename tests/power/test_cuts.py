@@ -5,7 +5,7 @@ import pytest
 from keepstep.testing.block_device import FILE_SYSTEMS, CuttableDisk
 from keepstep.testing.power.cut import Weather
 from keepstep.testing.power.habits import BROKEN
-from keepstep.testing.power.sweep import points, sweep
+from keepstep.testing.power.sweep import find_out, points, sweep
 from power.disks import disk
 
 _A_FEW = 60
@@ -35,15 +35,17 @@ def test_points_are_the_same_each_time(ext4: CuttableDisk) -> None:
     assert points(ext4) == points(ext4)
 
 
+@pytest.mark.parametrize("habit", ["never-sync-before-naming", "name-before-sync"])
+def test_a_store_that_names_before_it_syncs_is_found_out(ext4: CuttableDisk, habit: str) -> None:
+    _, outcome = find_out(ext4, points(ext4)[:20], BROKEN[habit])
+    assert outcome is not None
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("habit", BROKEN)
 @pytest.mark.parametrize("name", FILE_SYSTEMS)
 @pytest.mark.timeout(1200)
 def test_a_store_that_syncs_too_little_is_found_out(name: str, habit: str) -> None:
     with disk(name) as cuttable:
-        everywhere = points(cuttable)
-        for weather in (Weather.CALM, Weather.JOURNAL, Weather.GUSTS):
-            for outcome in sweep(cuttable, everywhere, weather, new_habit=BROKEN[habit]):
-                if outcome.broken:
-                    return
-    pytest.fail(f"no cut has shown that the store does {habit}")
+        _, outcome = find_out(cuttable, points(cuttable), BROKEN[habit])
+    assert outcome is not None

@@ -39,8 +39,9 @@ def calls_seen(root: Path, see: Callable[[Call], Any]) -> Iterator[None]:
     """Every call below ``root`` goes through ``see``, which makes it, or does not.
 
     Only calls that go through the module ``os`` or ``io.open`` are seen. What a Python file object
-    writes is not: it shows when the file is synced. All threads of this process are concerned, so
-    there can be one such block at a time.
+    writes is not: it shows when the file is synced. Advice to write back is not passed on, as no
+    kernel need follow it. All threads of this process are concerned, so there can be one such block
+    at a time.
     """
     seer = _Seer(root, see)
     with ExitStack() as stack:
@@ -48,6 +49,7 @@ def calls_seen(root: Path, see: Callable[[Call], Any]) -> Iterator[None]:
             stack.enter_context(patch.object(os, name, seer.by_path(name)))
         for name in (*_BY_DESCRIPTOR, *_WRITES):
             stack.enter_context(patch.object(os, name, seer.by_descriptor(name)))
+        stack.enter_context(patch.object(os, "posix_fadvise", seer.posix_fadvise()))
         stack.enter_context(patch.object(os, "open", seer.os_open()))
         stack.enter_context(patch.object(io, "open", seer.io_open()))
         yield
@@ -97,6 +99,15 @@ class _Seer:
                     half,
                 )
             )
+
+        return call
+
+    def posix_fadvise(self) -> Callable[..., None]:
+        real = os.posix_fadvise
+
+        def call(descriptor: int, *arguments: int) -> None:
+            if os.fstat(descriptor).st_dev != self._device:
+                real(descriptor, *arguments)
 
         return call
 

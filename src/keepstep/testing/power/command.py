@@ -12,7 +12,7 @@ from keepstep.errors import ExitCode
 from keepstep.testing.block_device import FILE_SYSTEMS, CuttableDisk, FileSystem, cannot_cut
 from keepstep.testing.power.cut import Weather
 from keepstep.testing.power.habits import BROKEN
-from keepstep.testing.power.sweep import Outcome, points, sweep
+from keepstep.testing.power.sweep import Outcome, find_out, points, sweep
 
 DISK_BYTES = 64 << 20
 _SHOWN = 5
@@ -93,15 +93,9 @@ def _cut_everywhere(systems: Sequence[FileSystem], every: int, seed: int) -> boo
 
 
 def _find_out(system: FileSystem, name: str) -> bool:
-    """Cut, in one weather after the other, until a broken habit shows."""
-    cuts = 0
+    """Cut until a broken habit shows."""
     with CuttableDisk(system, size_bytes=DISK_BYTES) as disk:
-        everywhere = points(disk)
-        for weather in (Weather.CALM, Weather.JOURNAL, Weather.GUSTS):
-            for outcome in sweep(disk, everywhere, weather, new_habit=BROKEN[name]):
-                cuts += 1
-                if outcome.broken:
-                    print(f"{system.name:<16}{name:<26}found at cut {cuts}: {outcome}", flush=True)
-                    return True
-    print(f"{system.name:<16}{name:<26}NOT FOUND in {cuts} cuts", flush=True)
-    return False
+        cuts, outcome = find_out(disk, points(disk), BROKEN[name])
+    found = f"found at cut {cuts}: {outcome}" if outcome else f"NOT FOUND in {cuts} cuts"
+    print(f"{system.name:<16}{name:<26}{found}", flush=True)
+    return outcome is not None

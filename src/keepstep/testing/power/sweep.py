@@ -66,6 +66,20 @@ def sweep(
         yield _outcome(disk, cut, point, weather, seed)
 
 
+def find_out(
+    disk: CuttableDisk, at: Iterable[Point], new_habit: Callable[[], Habit]
+) -> tuple[int, Outcome | None]:
+    """Cut until a broken habit shows, if it does: how many cuts it took, and the one that did."""
+    cuts = 0
+    for point in at:
+        for weather in (Weather.CALM, Weather.JOURNAL):
+            for outcome in sweep(disk, [point], weather, new_habit=new_habit):
+                cuts += 1
+                if outcome.broken:
+                    return cuts, outcome
+    return cuts, None
+
+
 def _outcome(
     disk: CuttableDisk, cut: PowerCut, point: Point, weather: Weather, seed: int
 ) -> Outcome:
