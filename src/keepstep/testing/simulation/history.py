@@ -79,8 +79,8 @@ class History:
     ) -> None:
         self.plan = plan
         self.clock = Clock()
-        self.scheduler = Scheduler(self.clock, Random(f"schedule {plan.seed}"), self._judge_end)
-        self._random = Random(f"choices {plan.seed}")
+        self.scheduler = Scheduler(self.clock, Random(f"schedule {plan.seed} {plan.schedule}"), self._judge_end)
+        self._random = Random(f"choices {plan.seed} {plan.schedule}")
         self.oracle = Oracle(self.violate)
         self.media = self.oracle.media = Media(self.oracle.observe)
         self.storage = make_storage(
@@ -89,6 +89,7 @@ class History:
         self.store = SimulatedStore(self.scheduler, self)
         self.saves = 0
         self.outcome = Outcome(plan, [], 0, 0, {}, set(), {})
+        self._visited = self.outcome.visited
         self._make_job = make_job
         self._jobs: list[Job] = []
         self._processes: list[Process] = []
@@ -171,7 +172,7 @@ class History:
             raise Killed
         self._operations = count = self._operations + 1
         place = (actor.process.role, actor.activity, operation, object_of(key), moment)
-        self.outcome.visited[place] = count
+        self._visited[place] = count
         if self._is_traced:
             self._note(f"{operation} {key} {moment}")
         reply = None
@@ -352,6 +353,7 @@ class History:
         """Nothing fails any more: the next start goes on from the newest good commit."""
         self._events, self._outage_ends = [], 0
         self._next_event = _NEVER
+        self._visited = {}  # nobody is killed from here on
         if self.choose(2):
             self._wake_all()
         self._check_recovery()

@@ -190,7 +190,7 @@ class Oracle:
         if id in self.aborted:
             self.violate(f"outcome: {id} appears, and a rank was told that it is aborted")
         # One that was stopped before its create may find its objects pruned: it must not count.
-        if id in self.counting() and (flaws := self._flaws(id)):
+        if id in set(self.counting()) - self.damaged and (flaws := self._flaws(id)):
             self.violate(f"I1: {id} is committed, but {flaws[0]}")
 
     def _object_changed(self, id: CheckpointId, key: str) -> None:
