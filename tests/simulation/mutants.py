@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 from keepstep.commit import catalog, lineage, protocol, pruning, starting, verified
@@ -29,8 +29,8 @@ class Mutant:
     patches: Sequence[Callable[[], AbstractContextManager[Any]]] = ()
     make_job: type[Job] = Job
     make_storage: type[SimulatedStorage] = SimulatedStorage
-    first_seed: int = 0
-    """Where to begin, so that tests are quick: there are many that catch it."""
+    seeds: int = 1000
+    """So many at most it takes to catch it."""
 
     def run(self, plan: Plan) -> str | None:
         """The first thing that must not be, in one history."""
@@ -139,7 +139,7 @@ _collect = CommitBarrier.collect
 class _Peers:
     """What all ranks are about to write, known without asking them."""
 
-    participants: dict[str, dict[int, SimulatedParticipant]] = {}
+    participants: ClassVar[dict[str, dict[int, SimulatedParticipant]]] = {}
 
     @classmethod
     def of(cls, barrier: CommitBarrier) -> list[SimulatedParticipant]:
@@ -197,7 +197,9 @@ def _whole_line(claims: Any) -> dict[int, int | None]:
 def _entries_by_directory(self: catalog.Catalog) -> Any:
     entries = _entries(self)
     return [
-        catalog.Entry(e.id, catalog.Status.COMMITTED) if e.status is catalog.Status.UNCOMMITTED else e
+        catalog.Entry(e.id, catalog.Status.COMMITTED)
+        if e.status is catalog.Status.UNCOMMITTED
+        else e
         for e in entries
     ]
 
@@ -288,9 +290,7 @@ MUTANTS = (
     Mutant("no fsync", make_storage=LazyStorage),
     Mutant("overwrite instead of exclusive create", make_storage=OverwritingStorage),
     Mutant("attempts named after the step", make_job=StepNamedJob),
-    Mutant(
-        "retention by directory count", (replaced(Pruner, "plan", _plan_by_directory_count),)
-    ),
+    Mutant("retention by directory count", (replaced(Pruner, "plan", _plan_by_directory_count),)),
     Mutant("fencing without a claim", make_job=UnclaimedJob),
     Mutant("claim before load", make_job=HastyJob),
     Mutant("a claim that does not say what it resumed from", make_job=AmnesiacJob),
@@ -315,11 +315,21 @@ MUTANTS = (
     ),
     Mutant("prune blind to starts", (replaced(pruning, "starts_under_way", lambda _: ()),)),
     Mutant("a start that is not announced", make_job=UnannouncedJob),
-    Mutant("prune of the resume source", (replaced(pruning, "plan_retention", _decide_without_source),)),
-    Mutant("prune that does not look again", (replaced(Pruner, "_condemn", _condemn_without_looking),)),
+    Mutant(
+        "prune of the resume source", (replaced(pruning, "plan_retention", _decide_without_source),)
+    ),
+    Mutant(
+        "prune that does not look again", (replaced(Pruner, "_condemn", _condemn_without_looking),)
+    ),
     Mutant("prune without marks", (replaced(Pruner, "_condemn", _condemn_without_marks),)),
-    Mutant("prune of objects before manifests", (replaced(Pruner, "_carry_out", _carry_out_objects_first),)),
-    Mutant("a reader that trusts directories", (replaced(catalog.Catalog, "entries", _entries_by_directory),)),
+    Mutant(
+        "prune of objects before manifests",
+        (replaced(Pruner, "_carry_out", _carry_out_objects_first),),
+    ),
+    Mutant(
+        "a reader that trusts directories",
+        (replaced(catalog.Catalog, "entries", _entries_by_directory),),
+    ),
     Mutant(
         "checksums not verified",
         (replaced(verified.VerifiedFile, "examine", _examine_nothing),),

@@ -1,7 +1,9 @@
 """One process group: a start, and ranks that save until they are through or somebody dies."""
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from keepstep.commit.barrier import CommitBarrier
@@ -95,9 +97,7 @@ class Job:
             self.ranks_over = self.world_size
         else:
             for rank in range(1, self.world_size):
-                self.history.scheduler.spawn(
-                    self.processes[rank], lambda rank=rank: self._train(rank)
-                )
+                self.history.scheduler.spawn(self.processes[rank], partial(self._train, rank))
             self._train(0)
         self.history.scheduler.notify(self)
 
@@ -125,10 +125,9 @@ class Job:
             resumed_from=self.source,
         )
 
-    def _load_first_good(
-        self, newest_generation: int
-    ) -> tuple[CheckpointId | None, list[bytes]]:
-        storage, skipped = self.history.storage, []
+    def _load_first_good(self, newest_generation: int) -> tuple[CheckpointId | None, list[bytes]]:
+        storage = self.history.storage
+        skipped: list[Skipped] = []
         chooser = Chooser(storage)
         for candidate in chooser.choose("auto").candidates:
             if skipped:
@@ -300,8 +299,10 @@ class _Noted(Timeline):
         super().__init__(step)
         self._history = history
 
-    def phase(self, phase: Phase):  # noqa: ANN201
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
         current = self._history.scheduler.current
         assert current is not None
         current.activity = phase
-        return super().phase(phase)
+        with super().phase(phase):
+            yield

@@ -229,5 +229,3 @@ class Oracle:
         )
         if id in counting and not is_covered:
             self.violate(f"I7: {id} is removed, and nothing newer is good")
-
-
