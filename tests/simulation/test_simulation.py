@@ -12,7 +12,7 @@ from keepstep.testing.simulation.shrinking import shrink
 
 @pytest.mark.parametrize("is_disk", [True, False], ids=["directory", "object store"])
 def test_a_crash_at_any_operation_is_recovered_from(is_disk: bool) -> None:
-    base = quiet(0, is_disk=is_disk, world_size=2, saves=2)
+    base = quiet(0, is_disk=is_disk, world_size=2, saves=1)
     failed = {
         name_of(plan): outcome.violations[0]
         for plan in crashes_of(base)
@@ -42,7 +42,7 @@ def test_a_plan_gives_one_history_and_another_plan_another() -> None:
 
 
 def test_a_plan_is_found_by_its_name() -> None:
-    for name in ("17", "17:also=kill@57#0", "17:saves=3,ranks=1,switch=1e+06,events=stop-job@9#4"):
+    for name in ("17", "17:also=kill@57#0", "17:saves=3,switch=1e+06,events=stop-job@9#4"):
         assert name_of(plan_of(name)) == name
     assert plan_of("17") == draw_plan(17)
 
