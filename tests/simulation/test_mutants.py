@@ -5,7 +5,6 @@ from mutants import MUTANTS, Mutant
 
 from keepstep.testing.simulation.plan import draw_plan
 
-
 _SEEDS = 100
 _SEEDS_FOR_LONG = 1500
 

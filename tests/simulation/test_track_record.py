@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from mutants import Mutant, replaced
 
+from keepstep.commit import protocol
 from keepstep.commit.layout import CheckpointId
+from keepstep.commit.protocol import Attempt
+from keepstep.phases import Phase
 from keepstep.session.choosing import Chooser
 from keepstep.session.results import Skipped
 from keepstep.testing.simulation.history import History
@@ -30,7 +33,18 @@ def _set_aside_though_overtaken(self: Chooser, damaged: Skipped, **_: Any) -> No
     self._mark(damaged)
 
 
+def _plan_with_its_first_byte(self: Attempt) -> bytes:
+    plan = self._exchange_plans(Phase.PLAN, is_whole=False)
+    if plan == protocol._ASKED:
+        return self._exchange_plans(protocol._WHOLE_PLAN, is_whole=True)
+    return plan[1:]
+
+
 RECORD = {
+    "a whole plan that was asked for arrives with a byte too many": (
+        replaced(Attempt, "_plan", _plan_with_its_first_byte),
+        "17:events=",
+    ),
     "what commits while a start reads the ledger is set aside as having lost its manifest": (
         replaced(Chooser, "set_aside_headless", _set_aside_headless_at_first_sight),
         "76:saves=8,schedule=7,events=rival@384#42095+roll-back@416#4321",
