@@ -12,9 +12,11 @@ from keepstep.commit.blocks import sha256_digest
 from keepstep.commit.layout import (
     GENERATIONS,
     MANIFEST,
+    PRUNED,
     QUARANTINE,
     STEPS,
     CheckpointId,
+    parse_pruned,
     shard_filename,
 )
 from keepstep.testing.simulation.media import Media
@@ -117,8 +119,19 @@ class Oracle:
         return sorted(id for id, last in last_steps if last is None or id.step <= last)
 
     def newest_good(self) -> CheckpointId | None:
-        """What a start has to resume from."""
-        return max((id for id in self.counting() if id not in self.damaged), default=None)
+        """What a start has to resume from.
+
+        What a prune has marked counts for nothing, also when what it kept is damaged afterwards.
+        """
+        good = [id for id in self.counting() if id not in self.damaged]
+        if self.damaged and self.claims:
+            source, marked = self.claims[max(self.claims)], self.marked()
+            good = [id for id in good if id not in marked or id == source]
+        return max(good, default=None)
+
+    def marked(self) -> set[CheckpointId | None]:
+        """What some prune has put up a mark for."""
+        return {parse_pruned(key) for key in self.media.seen if key.startswith(PRUNED)}
 
     def is_durable(self, checkpoint: CheckpointId) -> bool:
         """Whether a committed one is there as it was meant to be, and survives a power cut."""
