@@ -1,8 +1,11 @@
 """Generations and the valid line: one history, whatever zombies do."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_on_disk import RunOnDisk
 
 from keepstep.commit.layout import CheckpointId, generation_key
 from keepstep.commit.lineage import (
@@ -12,7 +15,12 @@ from keepstep.commit.lineage import (
     read_generation,
     valid_line,
 )
-from keepstep.errors import FencedError, ObjectExists
+from keepstep.commit.pruning import Pruner
+from keepstep.commit.starting import announced_start
+from keepstep.config import parse_keep
+from keepstep.errors import CoordinationError, FencedError, ObjectExists, StorageUnavailable
+from keepstep.storage.base import Buffer
+from keepstep.storage.local import LocalStorage
 from keepstep.testing.memory_storage import MemoryStorage
 
 
@@ -124,3 +132,28 @@ def test_files_that_are_not_claims_do_not_count() -> None:
     storage.put("generations/notes.txt", b"")
     storage.put(generation_key(1) + ".bak", b"")
     check_not_fenced(storage, 0)
+
+
+def test_a_claim_that_lands_late_finds_what_it_resumes_from(tmp_path: Path) -> None:
+    run = RunOnDisk(tmp_path / "run")
+    run.start()
+    source = run.save(10)
+    late: list[tuple[str, bytes]] = []
+
+    class Unanswered(LocalStorage):
+        def create(self, key: str, data: Buffer) -> None:
+            late.append((key, bytes(data)))
+            raise StorageUnavailable("no answer", key=key)
+
+    with pytest.raises(StorageUnavailable), announced_start(Unanswered(run.root)) as start:
+        claim_generation(
+            Unanswered(run.root),
+            newest_seen=start.newest_generation,
+            world_size=1,
+            resumed_from=source,
+        )
+    run.save(20)
+    with pytest.raises(CoordinationError, match="is starting"):
+        Pruner(run.storage, generation=1).prune(parse_keep("last=1"))
+    run.storage.create(*late[0])
+    assert run.catalog.latest() == source

@@ -115,6 +115,26 @@ def test_a_save_commits_on_every_rank_and_verifies() -> None:
     assert job.store.keys() == [], "nothing is left in the store"
 
 
+def test_a_whole_plan_that_was_asked_for_arrives_as_it_was_given() -> None:
+    storage = MemoryStorage()
+    with_plans: list[list[bytes]] = []
+
+    class Asking(BytesParticipant):
+        """Wants whole plans at the first exchange."""
+
+        def global_plan(self, local_plans: list[bytes]) -> list[bytes] | None:
+            with_plans.append(local_plans)
+            return None if len(with_plans) == 1 else super().global_plan(local_plans)
+
+    job = Job(storage)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(globals(), "BytesParticipant", Asking)
+        attempt, raised = job.save(10)
+    assert raised == [None, None, None]
+    assert len(with_plans) == 2
+    assert verify_checkpoint(storage, attempt) == []
+
+
 @pytest.mark.parametrize("rank", [0, 1, 2])
 @pytest.mark.parametrize("method", ["local_plan", "stage", "write"])
 def test_a_failure_on_one_rank_aborts_on_all_and_names_it(rank: int, method: str) -> None:

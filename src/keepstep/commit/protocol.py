@@ -192,7 +192,9 @@ class Attempt:
     def _plan(self) -> bytes:
         """The final plan of this rank: by a short exchange if all know it already."""
         plan = self._exchange_plans(Phase.PLAN, is_whole=False)
-        return self._exchange_plans(_WHOLE_PLAN, is_whole=True) if plan == _ASKED else plan[1:]
+        if plan == _ASKED:
+            plan = self._exchange_plans(_WHOLE_PLAN, is_whole=True)
+        return plan[1:]
 
     def _exchange_plans(self, topic: str, *, is_whole: bool) -> bytes:
         participant, barrier = self._participant, self._barrier

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 from keepstep.commit.catalog import Catalog, Entry, Status
 from keepstep.commit.layout import CheckpointId, ledger_key
-from keepstep.commit.lineage import claim_generation, list_generations, read_generation
+from keepstep.commit.lineage import (
+    check_not_fenced,
+    claim_generation,
+    list_generations,
+    read_generation,
+)
 from keepstep.commit.starting import Start
 from keepstep.commit.verify import check_presence
 from keepstep.errors import CorruptCheckpointError, NoCheckpointError
@@ -46,6 +51,8 @@ def roll_back(storage: Storage, head: CheckpointId, start: Start) -> RolledBack:
     entries = catalog.entries()
     _check_resumable(storage, entries, head)
     if damages := check_presence(storage, catalog.manifest(head)):
+        # What looks damaged may be in removal: by a job that has started since.
+        check_not_fenced(storage, start.newest_generation)
         raise CorruptCheckpointError(f"{head} is damaged: {damages[0]}", key=damages[0].key)
     claim = claim_generation(
         storage,

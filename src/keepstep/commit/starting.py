@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from keepstep.commit.layout import STARTING, new_attempt, parse_starting, starting_key
 from keepstep.commit.lineage import list_generations
-from keepstep.errors import StorageError
+from keepstep.errors import StorageError, StorageUnavailable
 from keepstep.storage.base import Storage
 
 logger = logging.getLogger("keepstep.resume")
@@ -54,12 +54,20 @@ def end_start(storage: Storage, start: Start) -> None:
 
 @contextmanager
 def announced_start(storage: Storage) -> Iterator[Start]:
-    """:func:`announce_start`, and :func:`end_start` in the end."""
+    """:func:`announce_start`, and :func:`end_start` in the end.
+
+    If the store does not answer, the mark stays: a claim that is still under way may yet be carried
+    out, and what it resumes from must be there then. The next claim makes the mark void.
+    """
     start = announce_start(storage)
     try:
         yield start
-    finally:
+    except StorageUnavailable:
+        raise
+    except BaseException:
         end_start(storage, start)
+        raise
+    end_start(storage, start)
 
 
 def starts_under_way(storage: Storage) -> tuple[str, ...]:

@@ -172,9 +172,7 @@ class Resumer:
                 return outcome, skipped
             skipped.append(outcome)
             self._control.decide(
-                partial(
-                    self._chooser.set_aside, outcome, newest_generation=self._newest_generation
-                )
+                partial(self._chooser.set_aside, outcome, newest_generation=self._newest_generation)
             )
         if skipped:
             raise all_damaged(self._storage, skipped)

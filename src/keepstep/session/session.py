@@ -34,7 +34,12 @@ from keepstep.elastic.notices import Notice
 from keepstep.elastic.orders import take_step_over
 from keepstep.elastic.preemption import Preemption
 from keepstep.elastic.watchdog import FIRST_STEP, INIT, LOAD, SAVE, Watchdog
-from keepstep.errors import CommitError, ConfigError, LossSpikeError
+from keepstep.errors import (
+    CommitError,
+    ConfigError,
+    LossSpikeError,
+    StorageUnavailable,
+)
 from keepstep.observability.ledger import END, Ledger
 from keepstep.session.going_back import best_checkpoint, go_behind
 from keepstep.session.history import failures_before
@@ -689,12 +694,19 @@ class Session:
 
     @contextmanager
     def _announced(self) -> Iterator[Start]:
-        """Keep checkpoints from being pruned while one is chosen and loaded."""
+        """Keep checkpoints from being pruned while one is chosen and loaded.
+
+        And beyond, if the store does not answer: a claim that is under way may be carried out yet.
+        """
         start = self._control.decide(lambda: announce_start(self._storage))
+        is_in_doubt = False
         try:
             yield start
+        except StorageUnavailable:
+            is_in_doubt = True
+            raise
         finally:
-            if self.world.is_coordinator:
+            if self.world.is_coordinator and not is_in_doubt:
                 end_start(self._storage, start)
 
     def _failures_before(self, generation: int) -> Failures:

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-from keepstep.commit.catalog import Catalog
-from keepstep.commit.layout import MANIFEST, PRUNED, RUN_KEY, STEPS, CheckpointId
+from keepstep.commit.layout import MANIFEST, RUN_KEY
 from keepstep.testing.simulation import operators
 from keepstep.testing.simulation.actors import Actor, Killed, Process, Scheduler
 from keepstep.testing.simulation.clock import Clock
@@ -14,6 +13,7 @@ from keepstep.testing.simulation.job import Job
 from keepstep.testing.simulation.media import Media
 from keepstep.testing.simulation.oracle import Oracle
 from keepstep.testing.simulation.plan import Event, Kind, Plan
+from keepstep.testing.simulation.recovery import recover
 from keepstep.testing.simulation.sites import Site, object_of
 from keepstep.testing.simulation.storage import Reply, SimulatedStorage
 from keepstep.testing.simulation.store import SimulatedStore
@@ -23,8 +23,10 @@ from keepstep.testing.simulation.threads import Threads
 _NEVER = 1 << 60
 _MOST_OPERATIONS = 40_000
 _STORAGE_OPERATIONS = frozenset(
-    ("put", "create", "open", "write", "sync", "complete", "append")
-    + ("get", "open to read", "read", "list", "delete")
+    (
+        *("put", "create", "open", "write", "sync", "complete", "append"),
+        *("get", "open to read", "read", "list", "delete"),
+    )
 )
 _WRITES = frozenset(("put", "create", "open", "write", "append"))
 _REPLIES = {
@@ -79,16 +81,22 @@ class History:
     ) -> None:
         self.plan = plan
         self.clock = Clock()
-        self.scheduler = Scheduler(self.clock, Random(f"schedule {plan.seed}"), self._judge_end)
-        self._random = Random(f"choices {plan.seed}")
+        self.scheduler = Scheduler(
+            self.clock, Random(f"schedule {plan.seed} {plan.schedule}"), self._judge_end
+        )
+        self._random = Random(f"choices {plan.seed} {plan.schedule}")
         self.oracle = Oracle(self.violate)
         self.media = self.oracle.media = Media(self.oracle.observe)
         self.storage = make_storage(
-            self.media, self, is_disk=plan.is_disk, order=self._shuffled if plan.is_reordered else sorted
+            self.media,
+            self,
+            is_disk=plan.is_disk,
+            order=self._shuffled if plan.is_reordered else sorted,
         )
         self.store = SimulatedStore(self.scheduler, self)
         self.saves = 0
         self.outcome = Outcome(plan, [], 0, 0, {}, set(), {})
+        self._visited = self.outcome.visited
         self._make_job = make_job
         self._jobs: list[Job] = []
         self._processes: list[Process] = []
@@ -115,10 +123,10 @@ class History:
 
     def _run(self) -> None:
         self.media.set(RUN_KEY, b"", is_durable=True)
-        self._spawn("launcher", self._launch)
-        self._run_on()
+        self.spawn("launcher", self._launch)
+        self.run_on()
         if not self.outcome.violations:
-            self._recover()
+            recover(self)
 
     def _launch(self) -> None:
         """Start jobs until all saves were tried, as a launcher does that allows every restart."""
@@ -144,6 +152,10 @@ class History:
         self._processes += job.processes
         job.begin()
         return job
+
+    def new_store(self) -> None:
+        """Jobs that start from now on meet elsewhere."""
+        self.store = SimulatedStore(self.scheduler, self)
 
     def choose(self, count: int) -> int:
         """One of so many."""
@@ -171,7 +183,7 @@ class History:
             raise Killed
         self._operations = count = self._operations + 1
         place = (actor.process.role, actor.activity, operation, object_of(key), moment)
-        self.outcome.visited[place] = count
+        self._visited[place] = count
         if self._is_traced:
             self._note(f"{operation} {key} {moment}")
         reply = None
@@ -262,7 +274,7 @@ class History:
             self.begin_job(1 + event.number % 3)
         else:
             act = _OPERATORS[kind]
-            self._spawn(str(kind), lambda: act(self, event.number))
+            self.spawn(str(kind), lambda: act(self, event.number))
         return True
 
     def _crash(self, site: Site, processes: list[Process]) -> None:
@@ -290,7 +302,7 @@ class History:
                 self.scheduler.notify(process.job)
 
     def _cut_power(self, number: int) -> None:
-        """Everything stops; what was not durable is gone, kept, or torn. Then the machine is back."""
+        """Everything stops; what was not durable is dropped, kept, or torn."""
         oracle = self.oracle
         durable = [id for id in oracle.reported if id in oracle.commits and oracle.is_durable(id)]
         for process in self._processes:
@@ -302,7 +314,7 @@ class History:
             if self._is_traced:
                 self._note(f"    {lost}")
         oracle.is_force_majeure = False
-        self.store = SimulatedStore(self.scheduler, self)
+        self.new_store()
         for id in durable:
             if id not in oracle.commits:
                 self.violate(f"I1: {id} was reported as committed, and is lost")
@@ -348,87 +360,34 @@ class History:
             if self._is_traced:
                 self._note("*** a late request is carried out")
 
-    def _recover(self) -> None:
-        """Nothing fails any more: the next start goes on from the newest good commit."""
+    def calm_down(self) -> None:
+        """From here on nothing fails, and nobody is killed."""
         self._events, self._outage_ends = [], 0
         self._next_event = _NEVER
-        if self.choose(2):
-            self._wake_all()
-        self._check_recovery()
-        if self._stopped:
-            self._wake_all()
-            self._check_recovery()
-        self._check_tidy()
+        self._visited = {}
 
-    def _wake_all(self) -> None:
+    @property
+    def has_stopped(self) -> bool:
+        """Whether somebody is stopped, and may wake up."""
+        return bool(self._stopped)
+
+    def wake_all(self) -> None:
+        """Let all who are stopped go on, to whatever end."""
         for process in [*self._stopped]:
             self._wake(process)
+        self.land_all()
+        self.run_on()
+
+    def land_all(self) -> None:
+        """Carry out every request that is under way."""
         self._land([act for _, act in self._late])
-        self._run_on()
 
-    def _check_recovery(self) -> None:
-        oracle = self.oracle
-        self._land([act for _, act in self._late])
-        good = oracle.newest_good()
-        self.store = SimulatedStore(self.scheduler, self)
-        job = self.begin_job(1)
-        self._run_on()
-        if good is None and oracle.damaged:
-            return  # everything was damaged, and the start says so
-        if job.generation == 0:
-            self.violate(f"progress: nothing fails, and job {job.number} does not start")
-        elif not job.committed:
-            self.violate(f"progress: nothing fails, and job {job.number} does not commit")
-        oracle.check_one_history()
-        oracle.check_all_whole()
-        oracle.check_source()
-        oracle.check_pins()
-        self._check_catalog()
-
-    def _check_catalog(self) -> None:
-        found: list[object] = []
-        self._spawn("look", lambda: found.extend(Catalog(self.storage).candidates()))
-        self._run_on()
-        wanted = [id for id in reversed(self.oracle.counting()) if id not in self.oracle.damaged]
-        missing = [id for id in wanted if id not in found]
-        if missing and missing[0] == wanted[0]:
-            self.violate(f"I2: {missing[0]} counts, and is not listed")
-        if extra := [id for id in found if id not in wanted and id not in self.oracle.damaged]:
-            self.violate(f"I2: {extra[0]} is listed, and does not count")
-
-    def _check_tidy(self) -> None:
-        """After a prune of everything that may go, nothing is left that no checkpoint refers to."""
-        before = self.oracle.counting()
-        self._spawn("gc", lambda: operators.prune(self, 0))
-        self._run_on()
-        good = [id for id in before if id not in self.oracle.damaged]
-        for rule in self.plan.keep.split(","):
-            if rule.startswith("last="):
-                count = int(rule.removeprefix("last="))
-                for id in before[-count:]:
-                    if id not in self.oracle.commits and id not in self.oracle.damaged:
-                        self.violate(f"I7: {id} is removed in spite of {rule}")
-        if not good:
-            return
-        for key in sorted(self.media.seen):
-            name = key.removeprefix(STEPS).partition("/")[0]
-            if key.startswith(PRUNED):
-                self.violate(f"tidy: {key} is left")
-            elif key.startswith(STEPS) and not self._may_stay(CheckpointId.parse(name)):
-                self.violate(f"tidy: {key} is left, and no checkpoint refers to it")
-
-    def _may_stay(self, id: CheckpointId | None) -> bool:
-        """What counts or is kept for a reason; and what would count if it committed late."""
-        oracle = self.oracle
-        if id is None or id in oracle.damaged or id in oracle.pinned or id in oracle.counting():
-            return True
-        last_step = oracle.line().get(id.generation, -1)
-        return last_step is None or id.step <= last_step
-
-    def _run_on(self) -> None:
+    def run_on(self) -> None:
+        """Until nobody can do anything."""
         self.scheduler.run()
 
-    def _spawn(self, role: str, act: Callable[[], None]) -> None:
+    def spawn(self, role: str, act: Callable[[], None]) -> None:
+        """Let a new process act."""
         process = Process(role, role)
         self._processes.append(process)
         self.scheduler.spawn(process, act, role)

@@ -1,15 +1,18 @@
 """One process group: a start, and ranks that save until they are through or somebody dies."""
 
 import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from keepstep.commit.barrier import CommitBarrier
 from keepstep.commit.layout import CheckpointId, ledger_key
-from keepstep.commit.lineage import claim_generation
+from keepstep.commit.lineage import Generation, claim_generation
 from keepstep.commit.manifest import Manifest, ObjectRecord
 from keepstep.commit.protocol import Attempt, Timeline
 from keepstep.commit.pruning import Pruner
-from keepstep.commit.starting import announced_start
+from keepstep.commit.starting import Start, announced_start
 from keepstep.config import parse_keep
 from keepstep.errors import (
     CommitAborted,
@@ -94,33 +97,37 @@ class Job:
             self.ranks_over = self.world_size
         else:
             for rank in range(1, self.world_size):
-                self.history.scheduler.spawn(
-                    self.processes[rank], lambda rank=rank: self._train(rank)
-                )
+                self.history.scheduler.spawn(self.processes[rank], partial(self._train, rank))
             self._train(0)
         self.history.scheduler.notify(self)
 
     def _start(self) -> None:
         """As ``session/resume.py`` does it, on the coordinator."""
-        storage, oracle = self.history.storage, self.history.oracle
-        with announced_start(storage) as start:
-            expected = oracle.newest_good()
+        with self.announced() as start:
+            expected = self.history.oracle.newest_good()
             self.source, states = self._load_first_good(start.newest_generation)
-            claim = claim_generation(
-                storage,
-                newest_seen=start.newest_generation,
-                world_size=self.world_size,
-                resumed_from=self.source,
-            )
+            claim = self.claim(start.newest_generation)
             self.generation, self.nonce = claim.number, claim.nonce
             self._check_source(expected)
         self.trunk = Trunk.of_state(states[0]) if states else Trunk()
-        self._pruner = Pruner(storage, generation=self.generation)
+        self._pruner = Pruner(self.history.storage, generation=self.generation)
 
-    def _load_first_good(
-        self, newest_generation: int
-    ) -> tuple[CheckpointId | None, list[bytes]]:
-        storage, skipped = self.history.storage, []
+    def announced(self) -> AbstractContextManager[Start]:
+        """What keeps checkpoints from being removed meanwhile."""
+        return announced_start(self.history.storage)
+
+    def claim(self, newest_generation: int) -> Generation:
+        """Make what was loaded the beginning of a generation."""
+        return claim_generation(
+            self.history.storage,
+            newest_seen=newest_generation,
+            world_size=self.world_size,
+            resumed_from=self.source,
+        )
+
+    def _load_first_good(self, newest_generation: int) -> tuple[CheckpointId | None, list[bytes]]:
+        storage = self.history.storage
+        skipped: list[Skipped] = []
         chooser = Chooser(storage)
         for candidate in chooser.choose("auto").candidates:
             if skipped:
@@ -138,7 +145,13 @@ class Job:
         return None, []
 
     def _check_source(self, expected: CheckpointId | None) -> None:
-        """The newest that was good when the start began, or a newer one."""
+        """The newest that was good when the start began, or a newer one; and it says so."""
+        oracle = self.history.oracle
+        if oracle.claims.get(self.generation, self) != self.source:
+            self.history.violate(
+                f"I2: generation {self.generation} is trained from {self.source}; its claim says "
+                f"{oracle.claims.get(self.generation, 'nothing')}"
+            )
         if expected is None or expected in self.history.oracle.damaged:
             return
         if self.source is None or self.source < expected:
@@ -284,8 +297,10 @@ class _Noted(Timeline):
         super().__init__(step)
         self._history = history
 
-    def phase(self, phase: Phase):  # noqa: ANN201
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
         current = self._history.scheduler.current
         assert current is not None
         current.activity = phase
-        return super().phase(phase)
+        with super().phase(phase):
+            yield

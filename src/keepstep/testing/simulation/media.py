@@ -22,7 +22,9 @@ class Media:
         self._torn: set[str] = set()
         self._observe = observe
 
-    def set(self, key: str, data: bytes | None, *, is_durable: bool, may_tear: bool = False) -> None:
+    def set(
+        self, key: str, data: bytes | None, *, is_durable: bool, may_tear: bool = False
+    ) -> None:
         """Put something, or nothing, under a key."""
         before = self.seen.get(key)
         if is_durable:

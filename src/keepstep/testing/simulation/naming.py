@@ -19,6 +19,8 @@ def name_of(plan: Plan) -> str:
         parts.append(f"ranks={plan.world_size}")
     if plan.operations_per_switch != drawn.operations_per_switch:
         parts.append(f"switch={plan.operations_per_switch:g}")
+    if plan.schedule:
+        parts.append(f"schedule={plan.schedule}")
     if plan.events != drawn.events:
         more = [event for event in plan.events if event not in drawn.events]
         is_more = set(drawn.events) <= set(plan.events)
@@ -39,6 +41,8 @@ def plan_of(name: str) -> Plan:
                 plan = replace(plan, world_size=int(value))
             case "switch":
                 plan = replace(plan, operations_per_switch=float(value))
+            case "schedule":
+                plan = replace(plan, schedule=int(value))
             case "events":
                 plan = replace(plan, events=_events(value))
             case "also":

@@ -1,5 +1,6 @@
 """What people do with a command line, and programs that only read, while a job is training."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from keepstep.commit.catalog import Catalog, Status
@@ -70,10 +71,8 @@ def take_pin(history: "History", number: int) -> None:
         return
     checkpoint = pinned[number % len(pinned)]
     history.oracle.pinned.discard(checkpoint)
-    try:
+    with suppress(StorageError):  # it says so
         unpin(history.storage, checkpoint)
-    except StorageError:
-        pass  # it says so
 
 
 def read(history: "History", number: int) -> None:

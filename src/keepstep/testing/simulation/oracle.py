@@ -12,9 +12,11 @@ from keepstep.commit.blocks import sha256_digest
 from keepstep.commit.layout import (
     GENERATIONS,
     MANIFEST,
+    PRUNED,
     QUARANTINE,
     STEPS,
     CheckpointId,
+    parse_pruned,
     shard_filename,
 )
 from keepstep.testing.simulation.media import Media
@@ -117,8 +119,19 @@ class Oracle:
         return sorted(id for id, last in last_steps if last is None or id.step <= last)
 
     def newest_good(self) -> CheckpointId | None:
-        """What a start has to resume from."""
-        return max((id for id in self.counting() if id not in self.damaged), default=None)
+        """What a start has to resume from.
+
+        What a prune has marked counts for nothing, also when what it kept is damaged afterwards.
+        """
+        good = [id for id in self.counting() if id not in self.damaged]
+        if self.damaged and self.claims:
+            source, marked = self.claims[max(self.claims)], self.marked()
+            good = [id for id in good if id not in marked or id == source]
+        return max(good, default=None)
+
+    def marked(self) -> set[CheckpointId | None]:
+        """What some prune has put up a mark for."""
+        return {parse_pruned(key) for key in self.media.seen if key.startswith(PRUNED)}
 
     def is_durable(self, checkpoint: CheckpointId) -> bool:
         """Whether a committed one is there as it was meant to be, and survives a power cut."""
@@ -190,7 +203,7 @@ class Oracle:
         if id in self.aborted:
             self.violate(f"outcome: {id} appears, and a rank was told that it is aborted")
         # One that was stopped before its create may find its objects pruned: it must not count.
-        if id in self.counting() and (flaws := self._flaws(id)):
+        if id in set(self.counting()) - self.damaged and (flaws := self._flaws(id)):
             self.violate(f"I1: {id} is committed, but {flaws[0]}")
 
     def _object_changed(self, id: CheckpointId, key: str) -> None:
@@ -229,5 +242,3 @@ class Oracle:
         )
         if id in counting and not is_covered:
             self.violate(f"I7: {id} is removed, and nothing newer is good")
-
-

@@ -6,6 +6,7 @@ from keepstep.commit.blocks import FileBlocks, fold_checksums, run_checksums, sh
 from keepstep.commit.index import RankIndex
 from keepstep.commit.layout import METADATA, CheckpointId, index_filename, shard_filename
 from keepstep.commit.manifest import Manifest, ObjectRecord
+from keepstep.errors import InternalError
 from keepstep.storage.base import Storage
 
 _BLOCK_BYTES = 32
@@ -47,6 +48,8 @@ class SimulatedParticipant:
         return local_plans if is_whole or self.attempt.attempt[:4] != "0001" else None
 
     def stage(self, plan: bytes, alive: Callable[[], None]) -> None:
+        if int(plan.split()[0]) != self.rank:
+            raise InternalError("a rank was given another's plan", rank=self.rank)
         alive()
 
     def write(self, alive: Callable[[], None]) -> bytes:

@@ -70,6 +70,8 @@ class Plan:
     """How long an actor goes on, on average, before another may."""
     is_reordered: bool
     events: tuple[Event, ...]
+    schedule: int = 0
+    """Chooses another order of what happens at the same time."""
 
     def __str__(self) -> str:
         store = "directory" if self.is_disk else "object store"
@@ -92,16 +94,29 @@ def draw_plan(seed: int) -> Plan:
         Event(random.randint(1, span), random.choice(kinds), random.randrange(1 << 16))
         for _ in range(count)
     ]
+    is_crowded = random.random() < 0.25
+    if is_crowded:
+        events += _crowd(random, span)
     return Plan(
         seed=seed,
         is_disk=is_disk,
         world_size=random.choice((1, 2, 2, 2, 3)),
         saves=saves,
-        keep=random.choice(_POLICIES),
-        operations_per_switch=random.choice((4, 12, 40, 150)),
+        keep="last=1" if is_crowded else random.choice(_POLICIES),
+        operations_per_switch=random.choice((4, 12) if is_crowded else (4, 12, 40, 150)),
         is_reordered=random.random() < 0.2,
         events=tuple(sorted(_with_one(Kind.GARBLE, events))),
     )
+
+
+def _crowd(random: Random, span: int) -> list[Event]:
+    """Starts, prunes and going back at nearly the same time, while a job goes on training."""
+    around = random.randint(span // 4, span)
+    kinds = (Kind.RIVAL, Kind.RIVAL, Kind.PRUNE, Kind.PRUNE, Kind.ROLL_BACK, Kind.STALL, Kind.STOP)
+    return [
+        Event(max(1, around + random.randint(-60, 60)), kind, random.randrange(1 << 16))
+        for kind in (Kind.RIVAL, Kind.PRUNE, *random.choices(kinds, k=3))
+    ]
 
 
 def _with_one(kind: Kind, events: list[Event]) -> list[Event]:

@@ -51,7 +51,7 @@ class SimulatedStorage:
     Args:
         is_disk: A directory: what was written is seen before it is durable. Otherwise an object
             store: objects appear whole and durable, and requests may be carried out late.
-        is_reordered: Whether listings come in any order, to show that nothing rests on it.
+        order: Of a listing: any, to show that nothing rests on it.
     """
 
     def __init__(
@@ -63,17 +63,21 @@ class SimulatedStorage:
         order: Callable[[list[str]], list[str]] = sorted,
     ) -> None:
         self.media = media
-        self._fate = fate
+        self.fate = fate
         self.is_disk = is_disk
         self._order = order
-        self.capabilities = Capabilities(exclusive_create=True, append=is_disk, is_remote=not is_disk)
+        self.capabilities = Capabilities(
+            exclusive_create=True, append=is_disk, is_remote=not is_disk
+        )
 
     @property
     def uri(self) -> str:
         return "simulated://run"
 
     def put(self, key: str, data: Buffer) -> None:
-        self._write("put", key, lambda: self.media.set(key, bytes(data), is_durable=self._is_at_once))
+        self._write(
+            "put", key, lambda: self.media.set(key, bytes(data), is_durable=self._is_at_once)
+        )
 
     def create(self, key: str, data: Buffer) -> None:
         content = bytes(data)
@@ -83,7 +87,7 @@ class SimulatedStorage:
 
     @contextmanager
     def open_writer(self, key: str, size_bytes: int) -> Iterator["_Writer"]:
-        self._refuse(self._fate.pass_by("open", check_key(key)), key)
+        self.refuse(self.fate.pass_by("open", check_key(key)), key)
         writer = _Writer(self, key, size_bytes)
         if self.is_disk:
             # The room is reserved: from now on the file has its size, and no content.
@@ -99,21 +103,21 @@ class SimulatedStorage:
             raise
 
     def append(self, key: str, data: Buffer) -> None:
-        self._refuse(self._fate.pass_by("append", key), key)
+        self.refuse(self.fate.pass_by("append", key), key)
         grown = self.media.seen.get(key, b"") + bytes(data)
         self.media.set(key, grown, is_durable=False, may_tear=True)
 
     def get(self, key: str) -> bytes:
-        self._refuse(self._fate.pass_by("get", key), key)
+        self.refuse(self.fate.pass_by("get", key), key)
         return self._content(key)
 
     @contextmanager
     def open_reader(self, key: str) -> Iterator["_Reader"]:
-        self._refuse(self._fate.pass_by("open to read", key), key)
+        self.refuse(self.fate.pass_by("open to read", key), key)
         yield _Reader(self, key, self._content(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        self._refuse(self._fate.pass_by("list", prefix), prefix)
+        self.refuse(self.fate.pass_by("list", prefix), prefix)
         seen = self.media.seen
         found = self._order([key for key in seen if key.startswith(prefix)])
         pages = [found[: len(found) // 2], found[len(found) // 2 :]] if len(found) > 3 else [found]
@@ -122,14 +126,14 @@ class SimulatedStorage:
     def delete(self, keys: Iterable[str]) -> None:
         removed = []
         for key in keys:
-            reply = self._fate.pass_by("delete", key)
+            reply = self.fate.pass_by("delete", key)
             if reply is Reply.LOST:
                 self.media.set(key, None, is_durable=self._is_at_once)
-            self._refuse(reply, key)
+            self.refuse(reply, key)
             self.media.set(key, None, is_durable=self._is_at_once)
             removed.append(key)
         if self.is_disk and removed:
-            self._fate.pass_by("delete", removed[-1], "unsynced")
+            self.fate.pass_by("delete", removed[-1], "unsynced")
             for key in removed:
                 self.media.sync(key)
 
@@ -137,26 +141,27 @@ class SimulatedStorage:
     def _is_at_once(self) -> bool:
         return not self.is_disk
 
-    def _listed(self, pages: "list[list[str]]") -> Iterator[ObjectInfo]:
+    def _listed(self, pages: Iterable[Iterable[str]]) -> Iterator[ObjectInfo]:
         """Page by page: a listing is not of one moment."""
         seen = self.media.seen
         for number, page in enumerate(pages):
             if number:
-                self._refuse(self._fate.pass_by("list", page[0], "next page"), page[0])
+                key = next(iter(page))
+                self.refuse(self.fate.pass_by("list", key, "next page"), key)
             for key in page:
                 if (data := seen.get(key)) is not None:
                     yield ObjectInfo(key, len(data))
 
     def _write(self, operation: str, key: str, act: Callable[[], None]) -> None:
-        reply = self._fate.pass_by(operation, check_key(key))
+        reply = self.fate.pass_by(operation, check_key(key))
         if reply is Reply.LATE:
-            self._fate.land_later(act)
+            self.fate.land_later(act)
             raise StorageUnavailable("no answer", key=key)
         if reply in (Reply.FAILED, Reply.FULL):
-            self._refuse(reply, key)
+            self.refuse(reply, key)
         act()
         if self.is_disk:
-            self._fate.pass_by(operation, key, "unsynced")
+            self.fate.pass_by(operation, key, "unsynced")
             self.media.sync(key)
         if reply is Reply.LOST:
             raise StorageUnavailable("no answer", key=key)
@@ -166,7 +171,7 @@ class SimulatedStorage:
     def _complete(self, key: str, data: bytes) -> None:
         """End the writing of a large object."""
         if self.is_disk:
-            self._refuse(self._fate.pass_by("sync", key), key)
+            self.refuse(self.fate.pass_by("sync", key), key)
             self.media.sync(key)
         else:
             self._write("complete", key, lambda: self.media.create(key, data, is_durable=True))
@@ -177,7 +182,8 @@ class SimulatedStorage:
         except KeyError:
             raise ObjectNotFound("no such object", key=key) from None
 
-    def _refuse(self, reply: Reply | None, key: str) -> None:
+    def refuse(self, reply: Reply | None, key: str) -> None:
+        """*Raises:* what a request is answered with, unless it goes well."""
         if reply is None or reply is Reply.GARBLED:
             return
         error: type[StorageError] = StorageFull if reply is Reply.FULL else StorageUnavailable
@@ -192,7 +198,7 @@ class _Writer:
 
     def write(self, offset: int, data: Buffer) -> None:
         storage = self._storage
-        storage._refuse(storage._fate.pass_by("write", self._key), self._key)
+        storage.refuse(storage.fate.pass_by("write", self._key), self._key)
         self.data[offset : offset + len(data)] = data
         if storage.is_disk and self._key in storage.media.seen:
             storage.media.set(self._key, bytes(self.data), is_durable=False, may_tear=True)
@@ -213,8 +219,8 @@ class _Reader:
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         storage = self._storage
-        reply = storage._fate.pass_by("read", self._key)
-        storage._refuse(reply, self._key)
+        reply = storage.fate.pass_by("read", self._key)
+        storage.refuse(reply, self._key)
         found = self._data[offset : offset + len(buffer)]
         buffer[: len(found)] = found
         if reply is Reply.GARBLED and found:

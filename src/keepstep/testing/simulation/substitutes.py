@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from keepstep.commit import barrier, catalog, layout, lineage, pins, protocol, verify
 from keepstep.testing.simulation.clock import Clock
@@ -52,7 +52,7 @@ class _InTurn:
     def __init__(self, _: int) -> None:
         pass
 
-    def __enter__(self) -> "_InTurn":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
