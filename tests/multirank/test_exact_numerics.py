@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 import keepstep
 from keepstep.commit.catalog import Catalog
 from keepstep.config import Config
-from keepstep.drills.history import read_history
+from keepstep.drills.history import tell
+from keepstep.drills.remains import read_remains
 from keepstep.storage.local import LocalStorage
 from keepstep.train.loop import train
 from keepstep.train.models import GPT, GPTShape
@@ -121,7 +122,7 @@ def trained(uri: str, settings: Mapping[str, Any], hops: tuple[tuple[int, int], 
     last_losses: list[float | None] = []
     for world_size, steps in hops:
         last_losses = run_in_ranks(world_size, run, uri, settings, steps)
-    steps_done = read_history(LocalStorage(uri)).steps
+    steps_done = tell(read_remains(LocalStorage(uri))).steps
     assert [step.number for step in steps_done] == list(range(1, STEPS + 1))
     (last_loss,) = {loss.hex() for loss in last_losses if loss is not None}
     losses = [tuple(loss.hex() for loss in step.losses) for step in steps_done]
