@@ -102,8 +102,18 @@ def test_what_a_zombie_does_after_its_successor_opened_counts_for_nothing() -> N
     zombie = life(1, began=100.0, last_step=50)
     successor = life(2, began=120.0, first_step=5, last_step=9, restart_count=0)
     one, other = timeline([*zombie, *successor])
-    assert one.ended == 123.0, "when the successor opened its session"
+    assert one.ended == 123.0, "its last step before the successor opened its session"
+    assert other.incarnation.furthest_before == 18
     assert other.began == 123.0
+
+
+def test_a_job_that_was_stopped_is_silent_until_its_successor_takes_over() -> None:
+    stopped = life(1, began=100.0, last_step=5)
+    late = [event("save_failed", 1, 0, 150.0, step=5, error="fenced")]
+    successor = life(2, began=118.0, first_step=5, last_step=9, restart_count=0)
+    one, other = timeline([*stopped, *late, *successor])
+    assert one.ended == 110.0
+    assert causes(other)[Cause.WAITING] == 8.0
 
 
 def test_a_save_is_written_then_committed_in_the_background() -> None:

@@ -7,7 +7,6 @@ from cyclopts import Parameter
 
 from keepstep.cli.output import Flag, UsageError, print_json, print_table
 from keepstep.cli.records import open_run
-from keepstep.cli.report import duration_in_words
 from keepstep.commit.ledgers import read_ledgers
 from keepstep.observability.goodput import failure_rate, save_costs
 from keepstep.observability.intervals import (
@@ -18,6 +17,7 @@ from keepstep.observability.intervals import (
     unannounced,
     young_interval,
 )
+from keepstep.observability.page.words import duration_in_words
 from keepstep.observability.timeline import timeline
 from keepstep.storage.opening import open_storage
 
@@ -170,30 +170,30 @@ def _print(premises: Premises) -> None:
     failure_seconds = unannounced(premises.mttf, premises.notice_fraction)
     seen = "" if premises.failures is None else f" ({premises.failures} seen)"
     announced = f", {premises.notice_fraction:.0%} announced" if premises.notice_fraction else ""
+    stall, commit = duration_in_words(premises.stall), duration_in_words(premises.commit)
+    mttf, recovery = duration_in_words(premises.mttf), duration_in_words(premises.recovery)
     print(
-        f"a save holds training up for {_short(premises.stall)} and is committed after "
-        f"{_short(premises.commit)};\na failure every {duration_in_words(premises.mttf)}{seen}"
-        f"{announced}; training goes on {duration_in_words(premises.recovery)} later\n"
+        f"a save holds training up for {stall} and is committed after {commit};\n"
+        f"a failure every {mttf}{seen}{announced}; training goes on {recovery} later\n"
     )
     rows = [
-        ("Young", _short(young_interval(premises.stall, failure_seconds))),
-        ("Daly", _short(optimal_interval(premises.stall, failure_seconds))),
+        ("Young", duration_in_words(young_interval(premises.stall, failure_seconds))),
+        ("Daly", duration_in_words(optimal_interval(premises.stall, failure_seconds))),
         (
             "availability",
-            _short(availability_interval(premises.stall, failure_seconds, premises.recovery)),
+            duration_in_words(
+                availability_interval(premises.stall, failure_seconds, premises.recovery)
+            ),
         ),
-        (f"{_ROOM:g} x commit", _short(_ROOM * premises.commit)),
+        (f"{_ROOM:g} x commit", duration_in_words(_ROOM * premises.commit)),
     ]
     print_table([("formula", "interval"), *rows], right=(1,))
     print()
     table: list[tuple[str, ...]] = [("every", "saving", "done again", "recovery", "lost in all")]
     for waste in wastes(premises):
         parts = (waste.stall, waste.redo, waste.recovery, waste.total)
-        table.append((_short(waste.interval_seconds), *(f"{part:.2%}" for part in parts)))
+        table.append(
+            (duration_in_words(waste.interval_seconds), *(f"{part:.2%}" for part in parts))
+        )
     print_table(table, right=range(5))
     print(f'\nbest: every = "{max(1, round(best_interval(premises)))}s"')
-
-
-def _short(seconds: float) -> str:
-    """Milliseconds matter for a stall."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else duration_in_words(seconds)

@@ -1,6 +1,7 @@
 """``keepstep report``: what became of a run's time, from its ledgers alone."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,14 +11,16 @@ from keepstep.cli.records import open_run
 from keepstep.commit.ledgers import read_ledgers
 from keepstep.observability.account_document import account_document
 from keepstep.observability.goodput import Account, Restart, account, restarts
+from keepstep.observability.page.words import duration_in_words
 from keepstep.observability.spans import Cause
 from keepstep.observability.timeline import Episode, timeline
 from keepstep.storage.opening import open_storage
 
 Price = Annotated[float | None, Parameter(show_default=False)]
+File = Annotated[Path | None, Parameter(show_default=False)]
 
 
-def report(uri: str, /, *, price: Price = None, json: Flag = False) -> None:
+def report(uri: str, /, *, price: Price = None, html: File = None, json: Flag = False) -> None:
     """Account for the time of a run: by cause, and for each restart.
 
     Parameters
@@ -26,6 +29,8 @@ def report(uri: str, /, *, price: Price = None, json: Flag = False) -> None:
         Where the run lives.
     price
         Of an hour of one process; everything lost is then also given in money.
+    html
+        Write a page with charts to this file, too.
     json
         Print JSON.
     """
@@ -34,6 +39,10 @@ def report(uri: str, /, *, price: Price = None, json: Flag = False) -> None:
     storage = open_storage(uri)
     open_run(storage)
     episodes = timeline(read_ledgers(storage))
+    if html is not None:
+        from keepstep.observability.page.run_page import run_page
+
+        html.write_text(run_page(storage.uri, episodes, price=price), encoding="ascii")
     if json:
         print_json({"uri": storage.uri, **account_document(episodes, price=price)})
     elif episodes:
@@ -79,20 +88,6 @@ def _print_restarts(found: list[Restart], price: float | None) -> None:
     ]
     print()
     print_table([row if price is not None else (*row[:5], row[6]) for row in rows], right=range(5))
-
-
-def duration_in_words(seconds: float) -> str:
-    """Two units at most: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``5 h 07 min``, ``3 d 4 h``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 1:
-        return f"{minutes} min {rest:02} s"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes:02} min"
 
 
 def _bar(part: float) -> str:

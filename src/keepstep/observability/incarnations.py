@@ -1,10 +1,11 @@
 """The starts of a run, as their ledgers tell of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from keepstep.errors import InternalError
 from keepstep.observability.ledger import END
 from keepstep.observability.startup import Moments
 
@@ -26,8 +27,6 @@ class Incarnation:
     """By rank, each in its own order."""
     furthest_before: int = 0
     """The furthest step that earlier generations have reached."""
-    cut_at: float = float("inf")
-    """When a successor has taken over: what this one does later counts for nothing."""
     ticks: Sequence[tuple[float, int, int]] = field(default=())
     """Moment, step and samples of each step's end, by the coordinator."""
 
@@ -39,7 +38,7 @@ class Incarnation:
     @cached_property
     def ended(self) -> float:
         """Its last sign of life."""
-        return min(max(float(log[-1]["time"]) for log in self.logs.values()), self.cut_at)
+        return max(float(log[-1]["time"]) for log in self.logs.values())
 
     @property
     def last_step(self) -> int:
@@ -88,34 +87,40 @@ class Incarnation:
 
 
 def incarnations(events: Iterable[Event]) -> list[Incarnation]:
-    """All that have begun to train, or were about to; ascending."""
-    logs: dict[int, dict[int, list[Event]]] = {}
+    """All that have begun to train, or were about to; ascending.
+
+    What one does after its successor has opened its session counts for nothing.
+    """
+    by_generation: dict[int, _Logs] = {}
     for event in events:
-        logs.setdefault(event["generation"], {}).setdefault(event["rank"], []).append(event)
+        logs = by_generation.setdefault(event["generation"], {})
+        logs.setdefault(event["rank"], []).append(event)
+    numbers = [n for n in sorted(by_generation) if _begun(by_generation[n]) is not None]
     found: list[Incarnation] = []
     furthest = 0
-    for generation in sorted(logs):
-        begun = _begun(logs[generation])
-        if begun is None:
-            continue
-        found.append(_incarnation(generation, begun, logs[generation], furthest))
-        furthest = max(furthest, found[-1].last_step)
-    openings = [_opened(after) for after in found[1:]]
-    return [
-        replace(one, cut_at=opened)
-        for one, opened in zip(found, [*openings, float("inf")], strict=False)
-    ]
+    for place, generation in enumerate(numbers):
+        logs = by_generation[generation]
+        if place + 1 < len(numbers):
+            logs = _before(logs, _opened(by_generation[numbers[place + 1]]))
+        one = _incarnation(generation, logs, furthest)
+        furthest = max(furthest, one.last_step)
+        found.append(one)
+    return found
 
 
-def _begun(logs: Mapping[int, Sequence[Event]]) -> Event | None:
+_Logs = dict[int, list[Event]]
+
+
+def _begun(logs: _Logs) -> Event | None:
     """What the lowest rank that tells anything said when it was restored."""
     told = (event for rank in sorted(logs) for event in logs[rank])
     return next((event for event in told if event["event"] == "generation"), None)
 
 
-def _incarnation(
-    generation: int, begun: Event, logs: Mapping[int, Sequence[Event]], furthest: int
-) -> Incarnation:
+def _incarnation(generation: int, logs: _Logs, furthest: int) -> Incarnation:
+    begun = _begun(logs)
+    if begun is None:
+        raise InternalError(f"generation {generation} has not begun")
     return Incarnation(
         generation=generation,
         world_size=begun["world_size"],
@@ -132,7 +137,17 @@ def _incarnation(
     )
 
 
-def _opened(incarnation: Incarnation) -> float:
-    start = incarnation.start(0)
-    first = (log[0]["time"] for log in incarnation.logs.values())
-    return float(start["opened"] if start else min(first))
+def _before(logs: _Logs, moment: float) -> _Logs:
+    """Without what came later; where clocks differ so much that no start is left, all of it."""
+    kept = {
+        rank: early
+        for rank, log in logs.items()
+        if (early := [event for event in log if event["time"] <= moment])
+    }
+    return logs if _begun(kept) is None else kept
+
+
+def _opened(logs: _Logs) -> float:
+    coordinator = logs.get(0, ())
+    starts = [float(event["opened"]) for event in coordinator if event["event"] == "start"]
+    return min(starts or [float(log[0]["time"]) for log in logs.values()])
