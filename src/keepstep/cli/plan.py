@@ -170,10 +170,11 @@ def _print(premises: Premises) -> None:
     failure_seconds = unannounced(premises.mttf, premises.notice_fraction)
     seen = "" if premises.failures is None else f" ({premises.failures} seen)"
     announced = f", {premises.notice_fraction:.0%} announced" if premises.notice_fraction else ""
-    stall, commit = duration_in_words(premises.stall), duration_in_words(premises.commit)
+    stall = duration_in_words(premises.stall)
+    after = f" and is committed after {duration_in_words(premises.commit)}"
     mttf, recovery = duration_in_words(premises.mttf), duration_in_words(premises.recovery)
     print(
-        f"a save holds training up for {stall} and is committed after {commit};\n"
+        f"a save holds training up for {stall}{after if premises.commit else ''};\n"
         f"a failure every {mttf}{seen}{announced}; training goes on {recovery} later\n"
     )
     rows = [
@@ -185,8 +186,9 @@ def _print(premises: Premises) -> None:
                 availability_interval(premises.stall, failure_seconds, premises.recovery)
             ),
         ),
-        (f"{_ROOM:g} x commit", duration_in_words(_ROOM * premises.commit)),
     ]
+    if premises.commit:
+        rows.append((f"{_ROOM:g} x commit", duration_in_words(_ROOM * premises.commit)))
     print_table([("formula", "interval"), *rows], right=(1,))
     print()
     table: list[tuple[str, ...]] = [("every", "saving", "done again", "recovery", "lost in all")]

@@ -69,15 +69,20 @@ def begin_worker(environ: Mapping[str, str]) -> Watchdog:
     elif "TORCHELASTIC_RUN_ID" in environ:
         die_with(os.getppid())
     if RENDEZVOUS in environ:
-        began, enough, ended = map(float, environ[RENDEZVOUS].split())
-        STARTUP.note(startup.WAITING, began, enough)
-        STARTUP.note(startup.RENDEZVOUS, enough, ended)
+        note_rendezvous(environ[RENDEZVOUS])
     heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None
     installed = Watchdog(heartbeat=heartbeat, on_commit=partial(tell_agent_of_commit, environ))
     watchdog.install(installed)
     if heartbeat is not None and NUMBERS in environ:
         METER.publish(heartbeat.with_name(heartbeat.name + NUMBERS_SUFFIX), installed.clock)
     return installed
+
+
+def note_rendezvous(told: str) -> None:
+    """Keep what the agent tells of the rendezvous, for the ledger."""
+    began, enough, ended = map(float, told.split())
+    STARTUP.note(startup.WAITING, began, enough)
+    STARTUP.note(startup.RENDEZVOUS, enough, ended)
 
 
 def note_error(error: BaseException, environ: Mapping[str, str]) -> None:

@@ -36,7 +36,7 @@ def loss_chart(
     if not everything:
         return Html("")
     frame = _Frame.around(everything)
-    paths = [_path(reference, frame, "ref")] if reference else []
+    paths: list[str] = [_path(reference, frame, "ref")] if reference else []
     reached = -1
     has_repeats = False
     for life in lives:
@@ -179,7 +179,7 @@ def _legend(*, has_reference: bool, has_repeats: bool, has_kills: bool) -> Html:
         ("line reference", "uninterrupted run", has_reference),
         ("line", "this run", True),
         ("line repeat", "steps done again", has_repeats),
-        ("line killed", "torn from its work", has_kills),
+        ("line killed", "interruption", has_kills),
     ]
     shown = [tag("span", tag("i", class_=name), label) for name, label, occurs in entries if occurs]
     return tag("div", shown, class_="legend")
