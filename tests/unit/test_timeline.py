@@ -58,6 +58,18 @@ def test_a_rendezvous_and_the_wait_for_nodes_before_it_are_told_apart() -> None:
     assert (found[Cause.WAITING], found[Cause.RENDEZVOUS], found[Cause.STARTUP]) == (15, 4, 5)
 
 
+def test_a_launcher_counts_from_its_own_start_and_only_once() -> None:
+    first, second = life(1, began=100.0, last_step=5), life(2, began=112.0, last_step=9)
+    for each in [*first, *second]:
+        if each["event"] == "start":
+            each["before"] |= {"launcher": [90.0, each["before"]["process"][0]]}
+            each["before"] |= {"rendezvous": [96.0, 98.0]} if each["generation"] == 1 else {}
+    one, other = timeline([*first, *second])
+    assert one.began == 90.0
+    assert (causes(one)[Cause.STARTUP], causes(one)[Cause.RENDEZVOUS]) == (6 + 6, 2)
+    assert causes(other)[Cause.DOWN] == 2.0
+
+
 def test_stalls_evaluations_and_waits_for_data_are_no_training() -> None:
     events = in_order(
         life(1, began=100.0, last_step=10),

@@ -23,7 +23,7 @@ from keepstep.errors import ExitCode, exit_code_of
 from keepstep.launch.env import tell_agent_of_commit
 from keepstep.observability import startup
 from keepstep.observability.numbers import METER, NUMBERS_SUFFIX
-from keepstep.observability.startup import STARTUP
+from keepstep.observability.startup import STARTUP, process_started
 from keepstep.processes import die_with
 
 AGENT = "KEEPSTEP_AGENT_PID"
@@ -68,6 +68,8 @@ def begin_worker(environ: Mapping[str, str]) -> Watchdog:
             tell_cause(environ[CAUSE])
     elif "TORCHELASTIC_RUN_ID" in environ:
         die_with(os.getppid())
+    if environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+        _note_launcher()
     if RENDEZVOUS in environ:
         note_rendezvous(environ[RENDEZVOUS])
     heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None
@@ -83,6 +85,13 @@ def note_rendezvous(told: str) -> None:
     began, enough, ended = map(float, told.split())
     STARTUP.note(startup.WAITING, began, enough)
     STARTUP.note(startup.RENDEZVOUS, enough, ended)
+
+
+def _note_launcher() -> None:
+    """It was started, and then this worker."""
+    launched, started = process_started(os.getppid()), process_started()
+    if launched is not None and started is not None:
+        STARTUP.note(startup.LAUNCHER, launched, started)
 
 
 def note_error(error: BaseException, environ: Mapping[str, str]) -> None:

@@ -199,11 +199,11 @@ def _until_caught_up(spans: Sequence[Span]) -> list[Span]:
 
 
 def _cause(before: Episode, after: Episode) -> str:
+    if after.incarnation.cause:
+        return after.incarnation.cause
     stop = before.incarnation.stop
     if stop is not None:
         return f"preempted: {stop['reason']}" if stop.get("is_preempted") else str(stop["reason"])
-    if after.incarnation.cause:
-        return after.incarnation.cause
     spikes = before.incarnation.events(0, "spike")
     if spikes:
         return str(spikes[-1].get("reason", "loss spike"))

@@ -62,7 +62,7 @@ def overlay(base: Sequence[Span], over: Iterable[Span]) -> list[Span]:
 
     Args:
         base: Ascending, without overlap; so is the result.
-        over: In any order; of two that overlap the later one goes first.
+        over: In any order; of two that overlap the earlier one goes first.
     """
     result = list(base)
     tops: list[Span] = []

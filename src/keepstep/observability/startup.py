@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+LAUNCHER = "launcher"
+"""Whoever starts the workers of this node is started itself."""
 RENDEZVOUS = "rendezvous"
 """Nodes find each other."""
 WAITING = "waiting"
@@ -54,11 +56,12 @@ STARTUP = StartUp()
 """This process's own."""
 
 
-def process_started() -> float | None:
-    """When this process was started, in Unix seconds to 10 ms; ``None`` where that is not told."""
+def process_started(pid: int | None = None) -> float | None:
+    """When a process was started, by default this one, in Unix seconds to 10 ms; ``None`` where
+    that is not told."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         # Fields after the name, which may hold anything; the 22nd of all is the start.
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid or 'self'}/stat").read_text().rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - started)
     return None

@@ -7,7 +7,7 @@ from statistics import median
 
 from keepstep.observability.incarnations import Event, Incarnation, incarnations
 from keepstep.observability.spans import Background, Cause, Span, clipped, filled, overlay
-from keepstep.observability.startup import RENDEZVOUS, WAITING
+from keepstep.observability.startup import LAUNCHER, PROCESS, RENDEZVOUS, WAITING
 from keepstep.observability.work import STALL, WORK
 from keepstep.phases import Phase
 
@@ -63,9 +63,8 @@ def _episode(incarnation: Incarnation, previous: Episode | None) -> Episode:
         began = previous.ended if is_continuation else max(began, previous.ended)
     began = min(began, incarnation.ended)
     missing = Cause.STARTUP
-    if is_continuation and previous is not None:
-        requeued = previous.incarnation.was_preempted or not incarnation.is_restart_of_workers
-        missing = Cause.WAITING if requeued else Cause.DOWN
+    if is_continuation:
+        missing = Cause.DOWN if incarnation.is_restart_of_workers else Cause.WAITING
     return Episode(
         incarnation=incarnation,
         began=began,
@@ -99,10 +98,14 @@ def _before_session(
     start = incarnation.start(rank)
     if start is None:
         return []
-    before = incarnation.before(rank)
+    before = dict(incarnation.before(rank))
+    if LAUNCHER in before and before[LAUNCHER][0] < began:
+        del before[LAUNCHER]  # it has started workers before
     first = min([moments[0] for moments in before.values()] + [start["opened"]])
+    meeting = min([before[name][0] for name in (WAITING, RENDEZVOUS) if name in before] or [first])
     met = before.get(RENDEZVOUS, (first, first))[1]
     known = [
+        Span(Cause.STARTUP, first, meeting, "launcher"),
         Span(Cause.WAITING, *before[WAITING]) if WAITING in before else None,
         Span(Cause.RENDEZVOUS, *before[RENDEZVOUS]) if RENDEZVOUS in before else None,
         Span(Cause.STARTUP, met, start["loading"], _parts(before, start)),
@@ -117,7 +120,7 @@ def _parts(before: Mapping[str, tuple[float, float]], start: Event) -> str:
     parts = [
         f"{name.replace('_', ' ')} {ended - began:.1f} s"
         for name, (began, ended) in before.items()
-        if name not in (RENDEZVOUS, WAITING, "process")
+        if name not in (RENDEZVOUS, WAITING, PROCESS)
     ]
     return ", ".join([*parts, f"session and model {start['loading'] - start['opened']:.1f} s"])
 
