@@ -134,6 +134,12 @@ def test_the_command_gives_the_account_as_json_and_as_a_table(
     assert document["causes"]["productive"]["cost"] >= 0
     assert main(["report", uri]) == 0
     assert "goodput" in capsys.readouterr().out
+    page = tmp_path / "report.html"
+    assert main(["report", uri, "--html", str(page)]) == 0
+    assert "Where the time went" in page.read_text()
+    capsys.readouterr()
+    assert main(["report", uri, "--html", str(tmp_path / "nowhere" / "a.html")]) == 64
+    assert "nowhere" in capsys.readouterr().err
     assert main(["report", uri, "--price", "-1"]) == 64
 
 

@@ -6,7 +6,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from keepstep.cli.output import NOTHING, Flag, UsageError, print_json, print_table
+from keepstep.cli.output import (
+    NOTHING,
+    Flag,
+    UsageError,
+    check_file,
+    print_json,
+    print_table,
+)
 from keepstep.cli.records import open_run
 from keepstep.commit.ledgers import read_ledgers
 from keepstep.observability.account_document import account_document
@@ -36,6 +43,7 @@ def report(uri: str, /, *, price: Price = None, html: File = None, json: Flag = 
     """
     if price is not None and price < 0:
         raise UsageError(f"--price {price:g}: a price cannot be negative")
+    check_file("--html", html)
     storage = open_storage(uri)
     open_run(storage)
     episodes = timeline(read_ledgers(storage))

@@ -117,7 +117,8 @@ def _losses(episodes: Sequence[Episode]) -> Html:
     if not any(lives):
         return Html("")
     kills = [
-        Kill(restart.reached_step, f"to step {restart.resumed_step}")
+        Kill(restart.reached_step, f"back to step {restart.resumed_step}")
         for restart in restarts(episodes)
+        if restart.lost_steps
     ]
     return joined(tag("h2", "Loss"), tag("div", loss_chart(lives, kills=kills), class_="card"))
