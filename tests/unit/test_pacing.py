@@ -5,13 +5,13 @@ import math
 import pytest
 
 from keepstep.config import parse_interval
+from keepstep.observability.intervals import optimal_interval
 from keepstep.session.pacing import (
     AutoPace,
     Failures,
     SaveCost,
     StepPace,
     TimePace,
-    optimal_interval,
     pace_of,
 )
 

@@ -96,7 +96,10 @@ def test_each_round_has_a_number_and_a_fresh_store(job: Job) -> None:
     first = job.meet(a, b)
     assert sorted(info.rank for info in first) == [0, 1]
     assert {info.world_size for info in first} == {2}
-    assert job.told[a] == job.told[b] | {"KEEPSTEP_ROUND": "1", "KEEPSTEP_MIN_NODES": "2"}
+    for told in (job.told[a], job.told[b]):
+        began, enough, ended = map(float, told["KEEPSTEP_RENDEZVOUS"].split())
+        assert began <= enough <= ended
+        assert (told["KEEPSTEP_ROUND"], told["KEEPSTEP_MIN_NODES"]) == ("1", "2")
     first[0].store.set("left over", "by the dead")
     assert first[1].store.get("left over") == b"by the dead"
     second = job.meet(a, b)

@@ -8,7 +8,14 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from keepstep.cli.drilling import choose, directory_of, perform_all, remove_if_empty, tell
+from keepstep.cli.drilling import (
+    check_reports,
+    choose,
+    directory_of,
+    perform_all,
+    remove_if_empty,
+    tell,
+)
 from keepstep.cli.output import Flag, UsageError, print_json, print_table
 from keepstep.drills.catalog import SABOTAGED, SMOKE, catalog
 from keepstep.drills.sabotage import SABOTAGES, spoiling
@@ -18,6 +25,7 @@ drill = App(name="drill", help="Rehearse failures: start real jobs, kill them, j
 
 Directory = Annotated[Path | None, Parameter(show_default=False)]
 Text = Annotated[str | None, Parameter(show_default=False)]
+File = Annotated[Path | None, Parameter(show_default=False)]
 
 
 @drill.command(name="list")
@@ -55,6 +63,8 @@ def run_drills(
     recipe: Directory = None,
     steps: Annotated[int | None, Parameter(show_default=False)] = None,
     keep: Flag = False,
+    html: File = None,
+    junit: File = None,
     json: Flag = False,
 ) -> ExitCode:
     """Run drills; exit 1 if one fails.
@@ -78,9 +88,14 @@ def run_drills(
         So many steps of it; saves are spread as the recipe spreads them.
     keep
         Keep what drills that pass have left; what a failure needs is kept in any case.
+    html
+        Write a page with charts to this file.
+    junit
+        Write a report in the format of JUnit to this file.
     json
         Print JSON, at the end.
     """
+    check_reports(html, junit)
     if sabotage is not None:
         spoiling(sabotage)
     if steps is not None and recipe is None:
@@ -93,7 +108,7 @@ def run_drills(
     ground = Ground(directory, uri, settings=settings, seed=seed, sabotage=sabotage)
     records = [*unfit, *perform_all(ground, drills, keep=keep, is_quiet=json)]
     remove_if_empty(directory if dir is None else None)
-    return tell(records, json=json)
+    return tell(records, json=json, html=html, junit=junit)
 
 
 @drill.command
@@ -105,6 +120,8 @@ def soak(
     dir: Directory = None,
     uri: Text = None,
     keep: Flag = False,
+    html: File = None,
+    junit: File = None,
     json: Flag = False,
 ) -> ExitCode:
     """Put one job under many faults, and judge it; exit 1 if a promise was broken.
@@ -115,9 +132,10 @@ def soak(
         When it has been enough, whichever comes first.
     seed
         Decides on the faults and their order.
-    dir, uri, keep, json
+    dir, uri, keep, html, junit, json
         As for `keepstep drill run`. On s3://, of a server without TLS, requests go wrong as well.
     """
+    check_reports(html, junit)
     from keepstep.drills.perform import Ground
     from keepstep.drills.soak.drill import soak as soak_drill
 
@@ -126,29 +144,42 @@ def soak(
     drills = [soak_drill(minutes=minutes, faults=faults)]
     records = perform_all(ground, drills, keep=keep, is_quiet=json)
     remove_if_empty(directory if dir is None else None)
-    return tell(records, json=json)
+    return tell(records, json=json, html=html, junit=junit)
 
 
 @drill.command(name="judge")
-def judge_records(*files: Path, json: Flag = False) -> ExitCode:
+def judge_records(
+    *files: Path, html: File = None, junit: File = None, json: Flag = False
+) -> ExitCode:
     """Judge drills again by their records; exit 1 if one fails.
 
     Parameters
     ----------
     files
         Records, or the directories they are in.
+    html, junit
+        As for `keepstep drill run`.
     json
         Print JSON.
     """
+    check_reports(html, junit)
     from keepstep.drills.perform import judged
     from keepstep.drills.record import read_record
 
-    return tell([judged(read_record(file)) for file in files], json=json)
+    records = [judged(read_record(file)) for file in files]
+    return tell(records, json=json, html=html, junit=junit)
 
 
 @drill.command(name="replay")
 def replay(
-    file: Path, *, dir: Directory = None, uri: Text = None, keep: Flag = False, json: Flag = False
+    file: Path,
+    *,
+    dir: Directory = None,
+    uri: Text = None,
+    keep: Flag = False,
+    html: File = None,
+    junit: File = None,
+    json: Flag = False,
 ) -> ExitCode:
     """Perform the drill of a record again: the same acts, seed and settings.
 
@@ -156,9 +187,10 @@ def replay(
     ----------
     file
         The record, or the directory it is in.
-    dir, uri, keep, json
+    dir, uri, keep, html, junit, json
         As for `keepstep drill run`.
     """
+    check_reports(html, junit)
     from keepstep.drills.perform import Ground
     from keepstep.drills.record import read_record
 
@@ -169,7 +201,7 @@ def replay(
     )
     records = perform_all(ground, [record.drill], keep=keep, is_quiet=json)
     remove_if_empty(directory if dir is None else None)
-    return tell(records, json=json)
+    return tell(records, json=json, html=html, junit=junit)
 
 
 def _list_sabotages(*, json: bool) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keepstep.cli.output import print_json, print_table
+from keepstep.cli.output import check_file, print_json, print_table
 from keepstep.drills.catalog import select
 from keepstep.drills.scenario import SETTINGS, Drill
 from keepstep.errors import ConfigError, ExitCode
@@ -44,15 +44,15 @@ def perform_all(
     ground: "Ground", drills: Sequence[Drill], *, keep: bool, is_quiet: bool
 ) -> list["Record"]:
     """Perform drills in turn; what nobody needs any more is removed."""
-    from keepstep.drills import report
+    from keepstep.drills.progress import display
 
     records = []
-    with _interruptible():
+    with _interruptible(), display(len(drills), is_quiet=is_quiet) as shown:
         for each in drills:
+            shown.began(each)
             record = ground.perform(each)
             records.append(record)
-            if not is_quiet:
-                print(report.line(record), flush=True)
+            shown.ended(record)
             if record.is_good and not keep:
                 ground.discard(record)
     if all(record.is_good for record in records) and not keep:
@@ -60,11 +60,27 @@ def perform_all(
     return records
 
 
-def tell(records: Sequence["Record"], *, json: bool) -> ExitCode:
-    """Print every verdict; how the command ends."""
+def check_reports(html: Path | None, junit: Path | None) -> None:
+    """*Raises:* ``UsageError`` if a report could not be written."""
+    check_file("--html", html)
+    check_file("--junit", junit)
+
+
+def tell(
+    records: Sequence["Record"],
+    *,
+    json: bool,
+    html: Path | None = None,
+    junit: Path | None = None,
+) -> ExitCode:
+    """Print every verdict, and write the reports asked for; how the command ends."""
     from keepstep.drills import report
     from keepstep.drills.soak.figures import figures
 
+    if html is not None:
+        report.write_html(records, html)
+    if junit is not None:
+        report.write_junit(records, junit)
     soaks = [found for r in records if r.drill.is_open_ended and (found := figures(r))]
     if json:
         costs = {"soaks": [found.document() for found in soaks]} if soaks else {}

@@ -36,6 +36,8 @@ app.command("keepstep.cli.pin:pin", name="pin", help="Keep a checkpoint from bei
 app.command("keepstep.cli.pin:unpin", name="unpin", help="Leave a checkpoint to the policy again.")
 app.command("keepstep.cli.rollback:rollback", name="rollback", help="Go back to an older step.")
 app.command("keepstep.cli.gc:gc", name="gc", help="Let go of what nobody can use any more.")
+app.command("keepstep.cli.report:report", name="report", help="Account for a run's time.")
+app.command("keepstep.cli.plan:plan", name="plan", help="Work out how often to save.")
 app.command("keepstep.cli.doctor:doctor", name="doctor", help="Try out a store.")
 app.command("keepstep.cli.drill:drill", name="drill", help="Rehearse failures with real jobs.")
 app.command("keepstep.cli.store:store", name="store", help="Serve the rendezvous of several nodes.")

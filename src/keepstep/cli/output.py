@@ -1,9 +1,11 @@
 """What commands print: tables and quantities for people, JSON for programs."""
 
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -21,6 +23,14 @@ class UsageError(KeepstepError):
     """A command was given arguments that do not go together."""
 
     exit_code = ExitCode.USAGE
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """*Raises:* ``UsageError`` if no file can be written there: better now than at the end."""
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        raise UsageError(
+            f"{option} {path}: no file can be written there; name one in a directory that is there"
+        )
 
 
 def print_json(value: object) -> None:

@@ -27,6 +27,7 @@ RESERVED = frozenset(
         "KEEPSTEP_AGENT_PID",
         "KEEPSTEP_HEARTBEATS",
         "KEEPSTEP_CAUSE",
+        "KEEPSTEP_RENDEZVOUS",
         "KEEPSTEP_STEP_OVER",
         # Of `keepstep run`.
         "KEEPSTEP_METRICS_PORT",

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from keepstep.data.sampler import GlobalSampler
 from keepstep.errors import ConfigError
+from keepstep.observability.waits import DATA_WAITS
 from keepstep.world import World
 
 
@@ -70,7 +71,8 @@ class PassLoader(ABC):
         try:
             for number, weight in enumerate(weights):
                 if weight:
-                    batch = self._take(next(self._reader))
+                    with DATA_WAITS.waiting():
+                        batch = self._take(next(self._reader))
                 if number == len(weights) - 1:
                     self._consume(start + sampler.global_size)
                 yield batch, weight

@@ -1,9 +1,16 @@
 """What a person or a program is told of drills."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from keepstep.drills.junit import write_junit
+from keepstep.drills.page import drills_page
 from keepstep.drills.record import Record
+from keepstep.observability.goodput import restarts
+from keepstep.observability.timeline import timeline
+
+__all__ = ["document", "line", "rows", "summary", "write_html", "write_junit"]
 
 
 def line(record: Record) -> str:
@@ -63,6 +70,16 @@ def document(records: Sequence[Record]) -> dict[str, Any]:
                 "reason": record.skipped,
                 "seconds": round(record.seconds, 2),
                 "recovery_seconds": record.recovery_seconds and round(record.recovery_seconds, 2),
+                "recoveries": _recoveries(record),
+                "injections": [
+                    {
+                        "time": injection.time,
+                        "kind": injection.kind,
+                        "target": injection.target,
+                        "detail": injection.detail,
+                    }
+                    for injection in record.injections
+                ],
                 "promises": record.standings,
                 "verdicts": [
                     {
@@ -77,6 +94,27 @@ def document(records: Sequence[Record]) -> dict[str, Any]:
             for record in records
         ]
     }
+
+
+def write_html(records: Sequence[Record], path: Path) -> None:
+    """One page with charts; it needs nothing but a browser."""
+    path.write_text(drills_page(records), encoding="ascii")
+
+
+def _recoveries(record: Record) -> list[dict[str, Any]]:
+    """Of each restart, what its time went into."""
+    if record.remains is None:
+        return []
+    episodes = [e for e in timeline(record.remains.events) if e.ended >= record.began]
+    return [
+        {
+            "generation": restart.generation,
+            "lost_steps": restart.lost_steps,
+            "seconds": round(restart.seconds, 3),
+            "seconds_by_cause": {c.value: round(s, 3) for c, s in restart.by_cause.items()},
+        }
+        for restart in restarts(episodes)
+    ]
 
 
 def _where(record: Record) -> list[str]:

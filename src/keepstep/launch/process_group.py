@@ -10,6 +10,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from keepstep.errors import ConfigError
 from keepstep.launch.env import is_launched, round_from
+from keepstep.observability.startup import PROCESS_GROUP, STARTUP
 from keepstep.world import World
 
 
@@ -28,15 +29,16 @@ def process_group(
         return
     timeout = timedelta(seconds=timeout_seconds)
     is_cuda = device.type == "cuda"
-    dist.init_process_group(
-        # Control traffic (objects, flags) goes over gloo also where tensors go over NCCL.
-        "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
-        store=_store(world, environ, timeout),
-        rank=world.rank,
-        world_size=world.world_size,
-        timeout=timeout,
-        device_id=device if is_cuda else None,
-    )
+    with STARTUP.during(PROCESS_GROUP):
+        dist.init_process_group(
+            # Control traffic (objects, flags) goes over gloo also where tensors go over NCCL.
+            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+            store=_store(world, environ, timeout),
+            rank=world.rank,
+            world_size=world.world_size,
+            timeout=timeout,
+            device_id=device if is_cuda else None,
+        )
     yield
     # Only after success: on the way out of an error, peers may be gone and a clean-up would wait.
     dist.destroy_process_group()

@@ -44,7 +44,7 @@ from keepstep.launch.failure import (
 from keepstep.launch.health import health_of
 from keepstep.launch.monitor import Monitor, Sight
 from keepstep.launch.tally import Tally
-from keepstep.launch.worker import CAUSE, HEARTBEATS, STEP_OVER
+from keepstep.launch.worker import CAUSE, HEARTBEATS, RENDEZVOUS, STEP_OVER
 
 if TYPE_CHECKING:
     from keepstep.launch.metrics import NodeState
@@ -102,7 +102,7 @@ class Job:
 _MEMBERS = "nodes have come or gone"
 """The cause of a restart that no worker of this node has asked for."""
 
-_OVERRIDDEN = ("_start_workers", "_monitor_workers", "_shutdown")
+_OVERRIDDEN = ("_rendezvous", "_start_workers", "_monitor_workers", "_shutdown")
 
 
 def check_agent() -> None:
@@ -150,6 +150,13 @@ class Supervisor(LocalElasticAgent):
         """What is seen of the workers that run, by rank."""
         monitor = self._monitor
         return {} if monitor is None or monitor.is_closed else monitor.sights
+
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        began = time.time()
+        os.environ.pop(RENDEZVOUS, None)
+        super()._rendezvous(worker_group)
+        # keepstep's own has told more: since when there were enough nodes.
+        os.environ.setdefault(RENDEZVOUS, f"{began:.3f} {began:.3f} {time.time():.3f}")
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         heartbeats = self._job.heartbeats / str(self._starts)

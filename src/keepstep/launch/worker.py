@@ -21,7 +21,9 @@ from keepstep.elastic.orders import order_step_over, tell_cause
 from keepstep.elastic.watchdog import Watchdog
 from keepstep.errors import ExitCode, exit_code_of
 from keepstep.launch.env import tell_agent_of_commit
+from keepstep.observability import startup
 from keepstep.observability.numbers import METER, NUMBERS_SUFFIX
+from keepstep.observability.startup import STARTUP, process_started
 from keepstep.processes import die_with
 
 AGENT = "KEEPSTEP_AGENT_PID"
@@ -30,9 +32,11 @@ HEARTBEATS = "KEEPSTEP_HEARTBEATS"
 NUMBERS = "KEEPSTEP_NUMBERS"
 """Set if the agent wants a worker's numbers beside its heartbeat."""
 STEP_OVER = "KEEPSTEP_STEP_OVER"
+"""Set if the newest checkpoint seems to kill whoever starts from it."""
 CAUSE = "KEEPSTEP_CAUSE"
 """Why the workers are started again, for the ledger."""
-"""Set if the newest checkpoint seems to kill whoever starts from it."""
+RENDEZVOUS = "KEEPSTEP_RENDEZVOUS"
+"""When it began, when enough nodes were there, and when it was over, in Unix seconds."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
@@ -64,12 +68,30 @@ def begin_worker(environ: Mapping[str, str]) -> Watchdog:
             tell_cause(environ[CAUSE])
     elif "TORCHELASTIC_RUN_ID" in environ:
         die_with(os.getppid())
+    if environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+        _note_launcher()
+    if RENDEZVOUS in environ:
+        note_rendezvous(environ[RENDEZVOUS])
     heartbeat = Path(environ[HEARTBEATS]) / environ["RANK"] if HEARTBEATS in environ else None
     installed = Watchdog(heartbeat=heartbeat, on_commit=partial(tell_agent_of_commit, environ))
     watchdog.install(installed)
     if heartbeat is not None and NUMBERS in environ:
         METER.publish(heartbeat.with_name(heartbeat.name + NUMBERS_SUFFIX), installed.clock)
     return installed
+
+
+def note_rendezvous(told: str) -> None:
+    """Keep what the agent tells of the rendezvous, for the ledger."""
+    began, enough, ended = map(float, told.split())
+    STARTUP.note(startup.WAITING, began, enough)
+    STARTUP.note(startup.RENDEZVOUS, enough, ended)
+
+
+def _note_launcher() -> None:
+    """It was started, and then this worker."""
+    launched, started = process_started(os.getppid()), process_started()
+    if launched is not None and started is not None:
+        STARTUP.note(startup.LAUNCHER, launched, started)
 
 
 def note_error(error: BaseException, environ: Mapping[str, str]) -> None:

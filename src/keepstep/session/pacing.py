@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from keepstep.config import Interval
+from keepstep.observability.intervals import optimal_interval
 
 logger = logging.getLogger("keepstep.session")
 
@@ -174,24 +175,3 @@ class AutoPace(TimePace):
             self._failures.count,
             best,
         )
-
-
-def optimal_interval(cost_seconds: float, mtbf_seconds: float) -> float:
-    """Seconds of work between saves that lose the least time to saving and to work done twice.
-
-    The first order is ``sqrt(2 * cost * mtbf)``: J. W. Young, "A first order approximation to the
-    optimum checkpoint interval", Communications of the ACM 17(9), 1974. The higher order used here:
-    J. T. Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps",
-    Future Generation Computer Systems 22(3), 2006, equation 37.
-
-    Args:
-        cost_seconds: How long one save holds training up.
-        mtbf_seconds: Mean time between failures.
-    """
-    if cost_seconds >= 2 * mtbf_seconds:
-        return mtbf_seconds
-    ratio = cost_seconds / (2 * mtbf_seconds)
-    return (
-        math.sqrt(2 * cost_seconds * mtbf_seconds) * (1 + math.sqrt(ratio) / 3 + ratio / 9)
-        - cost_seconds
-    )

@@ -1,13 +1,17 @@
 """What a session tells: one line for a person, one event for the ledger."""
 
 import logging
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Mapping, Sequence
 
 from keepstep.checkpoint.mismatch import Difference, table
 from keepstep.elastic.orders import cause_of_start
 from keepstep.errors import CommitError
 from keepstep.observability.counters import COUNTERS
 from keepstep.observability.ledger import END, Ledger
+from keepstep.observability.startup import Moments
+from keepstep.observability.work import STALL, WORK
 from keepstep.session.results import Restored
 from keepstep.session.saving import Save
 from keepstep.storage.retrying import RETRIES
@@ -17,8 +21,8 @@ logger = logging.getLogger("keepstep.session")
 
 RESERVED_EVENTS = frozenset(
     {
-        *("generation", "phase", "sections", "state", "step", "stop", "spike", "skipped"),
-        *("save", "save_failed", "save_skipped", "prune", END),
+        *("generation", "start", "phase", "sections", "state", "step", "stop", "spike", "skipped"),
+        *("save", "save_begun", "save_failed", "save_skipped", "prune", STALL, WORK, END),
     }
 )
 """What the session itself writes into the ledger."""
@@ -65,6 +69,24 @@ def report_restored(restored: Restored, ledger: Ledger, world: World, uri: str) 
         )
 
 
+def report_started(
+    spans: Mapping[str, Moments], ledger: Ledger, *, opened_at: float, loading_at: float
+) -> None:
+    """What has gone before the first step. *Ranks:* all.
+
+    Args:
+        spans: What is known of the time before the session, in Unix seconds.
+    """
+    ledger.record(
+        "start",
+        opened=round(opened_at, 3),
+        loading=round(loading_at, 3),
+        before={name: [round(moment, 3) for moment in span] for name, span in spans.items()},
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
 def report_left(left: Sequence[Difference], world: World) -> None:
     """What was allowed not to fit. *Ranks:* all; the coordinator logs."""
     if left and world.is_coordinator:
@@ -83,6 +105,8 @@ def report_saved(saved: Save, ledger: Ledger, *, allocations: int) -> None:
         "save",
         step=checkpoint.step,
         checkpoint=checkpoint.name,
+        began=round(saved.began_at, 3),
+        persisting=round(saved.persisting_at, 3),
         allocations=allocations,
         storage_retries=COUNTERS.total(RETRIES),
         **seconds,

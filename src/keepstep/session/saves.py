@@ -117,6 +117,7 @@ class Saves:
             deadline_seconds: If it is to be given up earlier than usual.
         """
         self.finish()
+        self._ledger.record("save_begun", step=step)
         self.pace.began()
         self._has_skipped = False
         self._begun_ns = time.monotonic_ns()

@@ -59,6 +59,8 @@ class Save:
         self._participant = participant
         self._timeline = timeline
         self._is_in_background = is_in_background
+        self.began_at = self.persisting_at = time.time()
+        """When it was begun, and when what was staged began to be written; Unix seconds."""
         self._waited_seconds = 0.0
         self._error: BaseException | None = None
         self._is_over = threading.Event()
@@ -128,6 +130,7 @@ class Save:
             before_commit()
         except Exception:  # a save does not depend on it
             logger.exception("what precedes a commit has failed")
+        self.persisting_at = time.time()
         try:
             attempt.persist()
         except BaseException as error:  # noqa: BLE001  # whoever asks for the outcome gets it

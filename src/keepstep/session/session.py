@@ -41,13 +41,20 @@ from keepstep.errors import (
     StorageUnavailable,
 )
 from keepstep.observability.ledger import END, Ledger
+from keepstep.observability.startup import STARTUP
+from keepstep.observability.work import WorkRecord
 from keepstep.session.going_back import best_checkpoint, go_behind
 from keepstep.session.history import failures_before
 from keepstep.session.loading import load_snapshot, load_weights
 from keepstep.session.metering import meter_metrics, meter_start, meter_step
 from keepstep.session.pacing import Failures, pace_of
 from keepstep.session.premises import abort_stale_uploads, check_exclusive_create
-from keepstep.session.reporting import RESERVED_EVENTS, report_left, report_restored
+from keepstep.session.reporting import (
+    RESERVED_EVENTS,
+    report_left,
+    report_restored,
+    report_started,
+)
 from keepstep.session.results import Restored, Stop
 from keepstep.session.resume import Resumable, Resumed, Resumer
 from keepstep.session.retention import Retention
@@ -120,6 +127,7 @@ class Session:
         """Samples consumed by the run, over all ranks."""
         self.tokens = 0
         """Tokens consumed by the run, over all ranks."""
+        self._opened_at = time.time()
         self._storage = storage
         self._settings = settings
         self._watchdog = watchdog
@@ -311,7 +319,8 @@ class Session:
         *Ranks:* local.
         """
         if self._generation is not None:
-            self._generation.saves.await_staged()
+            with self._generation.work.stalled(self.step):
+                self._generation.saves.await_staged()
         yield
 
     def tick(
@@ -359,6 +368,7 @@ class Session:
         # What is broken off because of a stop is shorter than it would have been.
         self._note_commit(active, is_typical=not stop_is_due)
         self._watchdog.tick(self.step)
+        active.work.step_ended(self.step)
         if not stop_is_due:
             return None
         self._stop = Stop(
@@ -501,6 +511,7 @@ class Session:
         try:
             if self._generation is not None:
                 with self._saving(), closing(self._generation.ledger):
+                    self._generation.work.end()
                     try:
                         self._generation.saves.close()
                     finally:
@@ -530,6 +541,7 @@ class Session:
                 with self._saving():
                     self._commit_last_step(self._generation.saves)
                 self._note_commit(self._generation, is_typical=self._stop is None)
+                self._generation.work.end()
                 self._generation.ledger.record(END, step=self.step)
         finally:
             self.close()
@@ -588,7 +600,7 @@ class Session:
     @contextmanager
     def _loading(self) -> Iterator[None]:
         """Load, and stand before the first step."""
-        began = time.monotonic()
+        began, began_at = time.monotonic(), time.time()
         # Slow storage is given up by those who wait for this rank. A fresh start loads nothing.
         patience = self._settings.step_timeout_seconds
         with self._watchdog.section(LOAD, at_least_seconds=patience, is_typical=False):
@@ -602,13 +614,20 @@ class Session:
         self._noted = active.saves.latest
         if self._noted is not None:
             self._watchdog.committed(self._noted.step, is_new=False)
+        opened_at = self._opened_at
+        report_started(STARTUP.take(), active.ledger, opened_at=opened_at, loading_at=began_at)
+        active.work.begin()
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
         """Saves have deadlines of their own, and a way to fail that training survives."""
         settings = self._settings
         allowed = settings.deadline_seconds + settings.timeout_seconds
-        with self._watchdog.section(SAVE, at_least_seconds=allowed), self._preemption.patient():
+        with (
+            self._watchdog.section(SAVE, at_least_seconds=allowed),
+            self._preemption.patient(),
+            self._restored().work.stalled(self.step),
+        ):
             yield
 
     def _try_to_save(self) -> Save:
@@ -765,7 +784,8 @@ class Session:
         )
         skips = self._control.decide(lambda: read_skips(self._storage))
         sections = SectionRecord(ledger)
-        return _Generation(resumed.generation, saves, retention, ledger, sections, skips)
+        work = WorkRecord(ledger)
+        return _Generation(resumed.generation, saves, retention, ledger, sections, work, skips)
 
     def _active(self) -> "_Generation":
         if self._is_closed:
@@ -847,5 +867,6 @@ class _Generation:
     retention: Retention
     ledger: Ledger
     sections: SectionRecord
+    work: WorkRecord
     skips: tuple[Skip, ...]
     """Data that is left out."""

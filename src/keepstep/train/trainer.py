@@ -7,6 +7,7 @@ from torch import Tensor
 
 from keepstep.config import OptimConfig
 from keepstep.data.sampler import Slot
+from keepstep.observability.waits import DATA_WAITS
 from keepstep.train.optim import Schedule, apply_options, clip_gradients, make_optimizer
 from keepstep.train.parallel import Parallel
 from keepstep.train.precision import make_scaler
@@ -118,6 +119,8 @@ class Trainer:
         return float(not slot.is_padding) if self._parallel.is_exact else slot.weight
 
     def _loss(self, slot: Slot) -> Tensor:
-        batch = self._parallel.to_device(self._task.train_batch(slot.ids))
+        with DATA_WAITS.waiting():
+            samples = self._task.train_batch(slot.ids)
+        batch = self._parallel.to_device(samples)
         with self._parallel.computing():
             return self._task.loss(self._parallel.forward, batch)

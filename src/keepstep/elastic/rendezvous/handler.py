@@ -65,6 +65,8 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         self._round = 0
         self._store: Store | None = None
         self._reason: str | None = None
+        self._short_until = 0.0
+        """When too few nodes were seen last, in Unix seconds."""
         self._is_left = False
         dialer = Dialer(endpoint, params.run_id, is_host=settings.is_host)
         self._keeper = Keeper(self._node, self._bounds, settings, dialer.dial, committed_at)
@@ -91,6 +93,7 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         self._store = None  # the workers that used it are gone
         logger.info("%s waits for round %d or later", address_of(self._node), self._round + 1)
         give_up = time.monotonic() + self._settings.join_timeout
+        began = time.time()
         while True:
             roster = self._await_round(give_up)
             info = self._meet(roster, give_up)
@@ -99,8 +102,10 @@ class KeepstepRendezvousHandler(RendezvousHandler):
             logger.warning("round %d broke up before it was whole", roster.round)
         self._keeper.want(Wish(after=self._round))
         self._reason = None
+        enough = max(began, self._short_until)
         self._tell_workers(
             {
+                "KEEPSTEP_RENDEZVOUS": f"{began:.3f} {enough:.3f} {time.time():.3f}",
                 "KEEPSTEP_ROUND": str(self._round),
                 "KEEPSTEP_MIN_NODES": str(self._bounds.min_nodes),
                 "KEEPSTEP_MAX_NODES": str(self._bounds.max_nodes),
@@ -183,6 +188,8 @@ class KeepstepRendezvousHandler(RendezvousHandler):
             if sight.is_connected and roster.round > after and self._node in roster.formed:
                 self._round = roster.round
                 return roster
+            if len(set(roster.members) | set(roster.joining)) < self._bounds.min_nodes:
+                self._short_until = time.time()
             is_surplus = len(roster.members) >= self._bounds.max_nodes
             if time.monotonic() > give_up and not is_surplus:
                 raise RendezvousTimeoutError(self._say_who_is_missing(roster))
