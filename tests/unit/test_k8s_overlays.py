@@ -99,6 +99,7 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     assert trainer.option("--rdzv-endpoint") == "keepstep-store:2001"
     assert trainer.option("--nproc-per-node") == "8"
     assert trainer.option("--shutdown-timeout") == "41"
+    assert trainer.option("--metrics-port") == "2002"
     assert trainer.pod["terminationGracePeriodSeconds"] == 51
     assert at(trainer.mount_at("/dev/shm"), "emptyDir.sizeLimit") == "2Gi"
     (prune,) = Cluster(manifests).running("prune")

@@ -344,6 +344,10 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         lambda o: trainer(o)["ports"][0].update(containerPort=9400),
         r"prometheus\.io/port: is 9401, and the container's port metrics is 9400",
     ),
+    "metrics served elsewhere": (
+        lambda o: variable(o, "METRICS_PORT").update(value="9400"),
+        r"--metrics-port=9400, and the container's port metrics is 9401",
+    ),
     "a closed store": (
         lambda o: spec(o, "NetworkPolicy/keepstep-store")["ingress"][0]["ports"][0].update(port=1),
         r"nobody gets through to port 29400",
