@@ -180,8 +180,11 @@ def _check_what_was_charged(run: Run, preempted: list[Pod], vanished: Pod) -> No
         assert "DisruptionTarget" in pod.conditions
     assert [pod.facts.exit_codes["trainer"] for pod in preempted] == [ExitCode.PREEMPTED] * 2
     assert len(run.cluster.pods_of(STORE)) == 2
+    logs = "".join(run.cluster.log(pod) for pod in run.cluster.pods_of(TRAINER))
+    # Of all starts only that after the kill was charged to a launcher, and it was not in vain.
+    assert re.findall(r"restarting; (\d+) of \d+ tries", logs) == ["0"]
     causes = [event["cause"] for event in run.events("generation") if event["rank"] == 0]
-    print("causes of starts:", causes)
+    print("causes of starts, as rank 0 knows them:", causes)
 
 
 def _check_last_words(run: Run, preempted: list[Pod]) -> None:

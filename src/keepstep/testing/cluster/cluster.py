@@ -91,13 +91,22 @@ class Cluster:
         self.directory.mkdir(parents=True, exist_ok=True)
         contained = can_use_namespaces() if is_contained is None else is_contained
         self.network = Namespaces(1) if contained else Loopback()
-        self.runtime = Runtime(
-            self.network, directory, programs=programs, environ=environ, entrypoint=entrypoint
-        )
-        self._services = Services(manifests, self.network, _GATEWAY, directory)
+        try:
+            self.runtime = Runtime(
+                self.network, directory, programs=programs, environ=environ, entrypoint=entrypoint
+            )
+            self._services = Services(manifests, self.network, _GATEWAY, directory)
+        except BaseException:
+            self.network.close()
+            raise
 
     def __enter__(self) -> Self:
-        self.step()
+        """*Raises:* ``KeyError``, ``ValueError`` for what a manifest names and nobody has made."""
+        try:
+            self.step()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
