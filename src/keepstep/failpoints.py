@@ -6,14 +6,17 @@ Armed by a specification such as ``write.middle=kill@rank:1@step:20``::
     RULES     = RULE {";" RULE}
     RULE      = SITE "=" ACTION {"@" CONDITION}
     ACTION    = "kill" | "stop" | "exit:" CODE | "sleep:" SECONDS | "raise" [":" ERRNO]
+              | "loop" | "hold"
     CONDITION = "rank:" N | "step:" N | "restart:" (N | "any")
 
 ``kill`` and ``stop`` send this process SIGKILL and SIGSTOP; ``raise:ENOSPC`` raises that
-``OSError``, ``raise`` alone a :class:`FailpointError`. A rule acts once per process, and unless
-``restart`` says otherwise only before the first restart: the job it killed must be able to recover.
-Right before it acts it adds a line to the log of what was done, if there is one.
+``OSError``, ``raise`` alone a :class:`FailpointError`. ``loop`` never ends, nor does ``hold``,
+which keeps the interpreter lock. A rule acts once per process, and unless ``restart`` says
+otherwise only before the first restart: the job it killed must be able to recover. Right before it
+acts it adds a line to the log of what was done, if there is one.
 """
 
+import ctypes
 import errno
 import json
 import os
@@ -131,6 +134,8 @@ def _check_action(text: str, action: str, argument: str) -> None:
     is_good = {
         "kill": argument == "",
         "stop": argument == "",
+        "loop": argument == "",
+        "hold": argument == "",
         "exit": argument.isdecimal(),
         "sleep": argument.replace(".", "", 1).isdecimal(),
         "raise": argument == "" or hasattr(errno, argument),
@@ -138,7 +143,7 @@ def _check_action(text: str, action: str, argument: str) -> None:
     if not is_good:
         msg = (
             f"failpoint rule {text!r}: cannot read action {action!r}; "
-            "actions: kill, stop, exit:CODE, sleep:SECONDS, raise, raise:ERRNO"
+            "actions: kill, stop, loop, hold, exit:CODE, sleep:SECONDS, raise, raise:ERRNO"
         )
         raise ValueError(msg)
 
@@ -157,6 +162,12 @@ def _act(rule: _Rule) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+        case "loop":
+            while True:
+                pass
+        case "hold":
+            while True:  # a signal ends a pause
+                ctypes.PyDLL(None).pause()  # unlike CDLL, it does not let go of the lock
         case "exit":
             os._exit(int(rule.argument))
         case "sleep":

@@ -10,20 +10,19 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Self
 
 from keepstep.drills.inject import send
+from keepstep.drills.processes import MARK, is_stopped, marked, until
 from keepstep.drills.results import Result
 from keepstep.drills.scenario import Ending, Leg
 from keepstep.errors import BarrierTimeout, ConfigError
 
 TIMEOUT_SECONDS = 180.0
 _GRACE_SECONDS = 5.0
-_POLL_SECONDS = 0.05
-_MARK = "DRILL_JOB"  # not KEEPSTEP_*: that would be a setting
 _WORKER_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 
 
@@ -47,7 +46,7 @@ class Job:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 _command(leg, settings),
-                env={**_clean(environ), **failpoints, _MARK: self._mark},
+                env={**clean(environ), **failpoints, MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -74,7 +73,7 @@ class Job:
                 f"the job did not end within {TIMEOUT_SECONDS:.0f} s and was killed; see "
                 f"{self._log}"
             ) from None
-        _until(lambda: not self.pids(), _GRACE_SECONDS)
+        until(lambda: not self.pids(), _GRACE_SECONDS)
         orphans = self.pids()
         text = self._log.read_text(errors="replace")
         return Result(
@@ -91,11 +90,11 @@ class Job:
 
         *Raises:* ``BarrierTimeout`` if none does.
         """
-        is_stopped = _until(
-            lambda: any(map(_is_stopped, self.ranks())) or self._process.poll() is not None,
+        has_stopped = until(
+            lambda: any(map(is_stopped, self.ranks())) or self._process.poll() is not None,
             TIMEOUT_SECONDS,
         )
-        if not is_stopped or self._process.poll() is not None:
+        if not has_stopped or self._process.poll() is not None:
             raise BarrierTimeout(f"no rank stopped at {self._leg.failpoints}; see {self._log}")
         send(SIGSTOP, self.ranks())
 
@@ -106,29 +105,22 @@ class Job:
     def kill(self) -> None:
         """End every process of the job, the stopped ones too."""
         # A process that was just being started shows up on a later look.
-        _until(lambda: not self._kill_once(), _GRACE_SECONDS)
+        until(lambda: not self._kill_once(), _GRACE_SECONDS)
         self._process.wait()
 
     def pids(self) -> list[int]:
         """The job's living processes."""
-        return [pid for pid, environ in _processes() if self._marked(environ)]
+        return marked(self._mark)
 
     def ranks(self) -> list[int]:
         """Those of them that torchrun started as ranks."""
-        return [
-            pid
-            for pid, environ in _processes()
-            if self._marked(environ) and any(entry.startswith(b"LOCAL_RANK=") for entry in environ)
-        ]
+        return marked(self._mark, "LOCAL_RANK=")
 
     def _kill_once(self) -> list[int]:
         self._process.poll()  # reaps: what is dead is no longer listed
         pids = self.pids()
         send(SIGKILL, pids)
         return pids
-
-    def _marked(self, environ: list[bytes]) -> bool:
-        return f"{_MARK}={self._mark}".encode() in environ
 
 
 def _command(leg: Leg, settings: Mapping[str, object]) -> list[str]:
@@ -141,41 +133,13 @@ def _command(leg: Leg, settings: Mapping[str, object]) -> list[str]:
     return [*torchrun, "-m", "keepstep.launch", *overrides]
 
 
-def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """Without settings of the caller's, which would make it another drill."""
     return {
         name: value
         for name, value in environ.items()
         if not name.startswith(("KEEPSTEP_", "TORCHELASTIC_"))
     } | {"OMP_NUM_THREADS": "1"}
-
-
-def _processes() -> Iterator[tuple[int, list[bytes]]]:
-    """Processes of this user that have an environment; a dead one that waits for its parent has
-    none.
-    """
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                yield int(entry.name), (entry / "environ").read_bytes().split(b"\0")
-            except OSError:  # gone meanwhile, or somebody else's
-                continue
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] == "T"
-
-
-def _until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for a condition; whether it came true."""
-    deadline = time.monotonic() + seconds
-    while not (is_true := condition()) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    return is_true
 
 
 def _require_proc() -> None:

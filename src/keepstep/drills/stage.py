@@ -64,18 +64,23 @@ class Stage:
     def start(self, leg: Leg) -> Job:
         """Start a job. Enter it, or leave it to ``exits``."""
         number = next(self._numbers)
-        fired = self.directory / f"failpoints-{number}.jsonl"
-        self._failpoint_logs.append(fired)
         return Job(
             leg,
             self.settings,
             environ=os.environ,
-            failpoints={
-                "KEEPSTEP_FAILPOINTS": ";".join(filter(None, (leg.failpoints, self.rules))),
-                "KEEPSTEP_FAILPOINTS_LOG": str(fired),
-            },
+            failpoints=self.failpoints(f"failpoints-{number}.jsonl", leg.failpoints),
             log=self.directory / f"job-{number}.log",
         )
+
+    def failpoints(self, log_name: str, rules: str) -> dict[str, str]:
+        """What arms the failpoints of a job; what they do is noted here."""
+        log = self.directory / log_name
+        if log not in self._failpoint_logs:
+            self._failpoint_logs.append(log)
+        return {
+            "KEEPSTEP_FAILPOINTS": ";".join(filter(None, (rules, self.rules))),
+            "KEEPSTEP_FAILPOINTS_LOG": str(log),
+        }
 
     def note(self, kind: str, target: str, detail: str = "") -> None:
         """Note what was just done to the run, for reports and judges."""
@@ -93,4 +98,5 @@ def _fired(logs: Iterable[Path]) -> list[Injection]:
             detail=fired["site"] + ("" if fired["step"] is None else f" of step {fired['step']}"),
         )
         for fired in map(json.loads, lines)
+        if (fired["site"], fired["action"]) != ("step.after", "sleep")  # that only paces a job
     ]

@@ -5,11 +5,11 @@ of its judges.
 """
 
 from keepstep.drills.evidence import Evidence
-from keepstep.drills.judges import ends, store, work
+from keepstep.drills.judges import ends, lines, nodes, store, work
 from keepstep.drills.judges.table import Judges
 from keepstep.drills.verdicts import Objection, Verdict
 
-JUDGES: Judges = {**ends.JUDGES, **store.JUDGES, **work.JUDGES}
+JUDGES: Judges = {**ends.JUDGES, **lines.JUDGES, **nodes.JUDGES, **store.JUDGES, **work.JUDGES}
 """By name: the promise, and the judge."""
 
 
