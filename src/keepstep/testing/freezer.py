@@ -1,7 +1,7 @@
 """Whole nodes that stand still: the freezer of a control group, as virtual machines are paused.
 
-Frozen processes get no signal, not even SIGKILL, until they are thawed; neither they nor their
-parents notice. Needs root, and control groups of either version.
+Neither frozen processes nor their parents notice. Signals take effect when they are thawed; with
+control groups of version 1 so does SIGKILL. Needs root.
 """
 
 import os
@@ -20,8 +20,8 @@ class Freezer:
 
     def __init__(self) -> None:
         self._is_v1 = (_V1 / "cgroup.procs").exists()
-        self._path = (_V1 if self._is_v1 else _V2) / f"keepstep-{uuid.uuid4().hex[:8]}"
-        self._path.mkdir()
+        self.path = (_V1 if self._is_v1 else _V2) / f"keepstep-{uuid.uuid4().hex[:8]}"
+        self.path.mkdir()
 
     def freeze(self, pids: Iterable[int]) -> None:
         """Until they are thawed. Processes that are gone are passed over.
@@ -31,7 +31,7 @@ class Freezer:
         """
         for pid in pids:
             try:
-                (self._path / "cgroup.procs").write_text(str(pid))
+                (self.path / "cgroup.procs").write_text(str(pid))
             except ProcessLookupError:
                 continue
         self._set(is_frozen=True)
@@ -43,22 +43,22 @@ class Freezer:
     def close(self) -> None:
         """Thaw, and remove the group; what still lives in it goes to the root group."""
         self.thaw()
-        parent = self._path.parent / "cgroup.procs"
-        for pid in (self._path / "cgroup.procs").read_text().split():
+        parent = self.path.parent / "cgroup.procs"
+        for pid in (self.path / "cgroup.procs").read_text().split():
             try:
                 parent.write_text(pid)
             except ProcessLookupError:
                 continue
-        self._path.rmdir()
+        self.path.rmdir()
 
     def _set(self, *, is_frozen: bool) -> None:
         if self._is_v1:
             wanted = "FROZEN" if is_frozen else "THAWED"
-            order, state = self._path / "freezer.state", self._path / "freezer.state"
+            order, state = self.path / "freezer.state", self.path / "freezer.state"
             order.write_text(wanted)
         else:
             wanted = f"frozen {int(is_frozen)}"
-            order, state = self._path / "cgroup.freeze", self._path / "cgroup.events"
+            order, state = self.path / "cgroup.freeze", self.path / "cgroup.events"
             order.write_text(str(int(is_frozen)))
         give_up = time.monotonic() + _LONGEST_SECONDS
         while wanted not in state.read_text():

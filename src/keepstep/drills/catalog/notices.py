@@ -17,7 +17,7 @@ from keepstep.drills.scenario import Act, Drill, Ending, Leg, Scale
 
 _TOLD = "SIGTERM"
 _BOTH = (Befall(Deed.TELL, "node 0"), Befall(Deed.TELL, "node 1"), Hear("all", _TOLD))
-_UNHURT = ("left_without_loss", "others_not_charged", *RESUMED)
+_UNHURT = ("left_without_loss", *RESUMED)
 
 
 def notices(scale: Scale) -> tuple[Drill, ...]:
@@ -52,7 +52,7 @@ def _one_of_three(scale: Scale) -> Drill:
         Hear("same", _TOLD),
         Release(),
         End((("same", Ending.PREEMPTED), ("others", Ending.COMPLETE))),
-        judges=("hops_keep_state", *_UNHURT),
+        judges=("others_not_charged", "hops_keep_state", *_UNHURT),
     )
 
 
@@ -149,7 +149,7 @@ def _in_load(scale: Scale) -> Drill:
         Assemble(failpoints="load.middle=stop@rank:0"),
         Reach("load.middle"),
         *_told_and_started_again(Ending.PREEMPTED),
-        judges=("endings", "others_not_charged", "nothing_lost", *GONE_ON[2:]),
+        judges=("endings", "nothing_lost", *GONE_ON[2:]),
     )
 
 

@@ -21,7 +21,7 @@ from keepstep.testing.freezer import Freezer
 from keepstep.testing.nodes import kill_tree
 
 _CLUSTER = "cluster"
-_STILL_THERE = ("stop", "loop", "hold", "sleep")
+_STILL_THERE = ("stop", "loop", "hold")
 _STACKS = "was here:"
 _STACKS_LENGTH = 2000
 
