@@ -56,7 +56,7 @@ LATE = replace(KILLED, events=(stop(0, 6, 4), stop(1, 6, 4)))
 HUNG = replace(
     KILLED,
     notes={
-        "culprits": [1],
+        "culprits": [[1, 1]],
         "failures": {"1": failure(is_overdue=True), "0": failure(is_overdue=True, is_waiting=True)},
         "stacks": {"1": 'File "train.py", line 3 in step'},
     },
@@ -167,7 +167,7 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         "node 0 was charged: restarting",
         lambda e: with_failure(e, "0", restarts=[{"counted": True}]),
     ),
-    ("hang_is_named", "said to hang", lambda e: with_notes(e, culprits=[0])),
+    ("hang_is_named", "said to hang", lambda e: with_notes(e, culprits=[[0, 0]])),
     ("hang_is_named", "no stack", lambda e: with_notes(e, stacks={})),
     (
         "died_with_agent",

@@ -1,8 +1,18 @@
 """Ranks and nodes that stand still (D7)."""
 
-from keepstep.drills.catalog.nodes import RESUMED, both_again, drill
-from keepstep.drills.node_acts import Assemble, Befall, Commit, Deed, End, Reach, Release, hold
-from keepstep.drills.scenario import Act, Drill, Ending, Scale
+from keepstep.drills.catalog.nodes import RESUMED, drill
+from keepstep.drills.node_acts import (
+    Assemble,
+    Befall,
+    Commit,
+    Deed,
+    End,
+    Join,
+    Reach,
+    Release,
+    hold,
+)
+from keepstep.drills.scenario import Drill, Ending, Scale
 
 _WATCHED = (("watchdog.floor_seconds", 4), ("watchdog.unlearned_seconds", 60))
 _NAMED = ("hang_is_named", *RESUMED)
@@ -38,17 +48,21 @@ def _busy(scale: Scale, name: str, action: str, what: str) -> Drill:
     return drill(
         name,
         "D7",
-        f"Rank 1 {what} after step {step}. It ends with 88 and its stack; without restarts left so "
-        "do the launchers, which are started again.",
+        f"Rank 1 of two on a node {what} after step {step}. It ends with 88 and its stack; without "
+        "restarts left so does the launcher, which is started again.",
         Assemble(
+            count=1,
+            min_nodes=1,
+            workers_per_node=2,
             failpoints=f"step.after={action}@rank:1@step:{step}",
             settings=_WATCHED,
             worlds=(2, 2),
             max_restarts=0,
         ),
         Reach("step.after", step, is_culprit=True),
-        End((("all", Ending.HUNG),)),
-        *_again(),
+        End((("node 0", Ending.HUNG),)),
+        Join("node 0"),
+        End(),
         judges=_NAMED,
     )
 
@@ -72,7 +86,3 @@ def _frozen(scale: Scale) -> Drill:
         judges=("hops_keep_state", *RESUMED),
         needs=("freezer",),
     )
-
-
-def _again() -> tuple[Act, ...]:
-    return (*both_again(), End())

@@ -114,9 +114,10 @@ def hang_is_named(evidence: Evidence) -> str:
         if failure["first"]["is_stopped"]
         or (failure["first"]["is_overdue"] and not failure["first"]["is_waiting"])
     }
-    culprits = {str(node) for node in evidence.notes.get("culprits", ())}
-    if hung.keys() != culprits or not culprits:
-        raise Objection(f"node {sorted(hung)} is said to hang, but it was node {sorted(culprits)}")
+    named = {node: first["rank"] for node, first in hung.items()}
+    culprits = {str(node): rank for node, rank in evidence.notes.get("culprits", ())}
+    if named != culprits or not culprits:
+        raise Objection(f"by node, ranks {named} are said to hang, but it was {culprits}")
     for node, first in hung.items():
         stacks = evidence.notes.get("stacks", {}).get(node, "")
         if not first["is_stopped"] and "File " not in stacks:

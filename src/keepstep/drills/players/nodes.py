@@ -63,7 +63,7 @@ def play_reach(stage: Stage, act: Reach) -> None:
     if last["action"] in _STILL_THERE:
         node = cluster.node(f"rank {last['rank']}")
         if act.is_culprit:
-            stage.notes.setdefault("culprits", []).append(node)
+            stage.notes.setdefault("culprits", []).append([node, last["rank"]])
 
 
 def play_release(stage: Stage, act: Release) -> None:
