@@ -14,7 +14,10 @@ from keepstep.drills.node_acts import (
 )
 from keepstep.drills.scenario import Drill, Ending, Scale
 
-_WATCHED = (("watchdog.floor_seconds", 4), ("watchdog.unlearned_seconds", 60))
+_WATCHED = (
+    *(("watchdog.floor_seconds", 4), ("watchdog.unlearned_seconds", 60)),
+    *(("checkpoint.deadline_seconds", 20), ("checkpoint.timeout_seconds", 10)),
+)
 _NAMED = ("hang_is_named", *RESUMED)
 
 
