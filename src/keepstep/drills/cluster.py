@@ -5,6 +5,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from signal import SIGCONT, SIGKILL
 from typing import Any, Self
@@ -43,6 +44,7 @@ class Cluster:
         self._heard: dict[int, int] = {}
         settings = {**stage.settings, **dict(act.settings)}
         overrides = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        network = stage.exits.enter_context(closing(_network(stage.storage.uri, act.count + 1)))
         self.nodes = Nodes(
             act.count,
             self.directory,
@@ -53,7 +55,7 @@ class Cluster:
             inherited=clean(os.environ),
             is_keepstep_run=True,
             workers_per_node=act.workers_per_node,
-            network=_network(stage.storage.uri, act.count + 1),
+            network=network,
         )
 
     def __enter__(self) -> Self:
@@ -65,6 +67,13 @@ class Cluster:
             until(self._kill_once, _GRACE_SECONDS)
         finally:
             self.nodes.__exit__()
+
+    def start_store(self) -> None:
+        """On a machine of its own. *Raises:* ``BarrierTimeout`` if it does not listen."""
+        try:
+            self.nodes.start_store()
+        except TimeoutError as error:
+            raise BarrierTimeout(f"no store: {error}") from error
 
     def start(self, node: int, failpoints: str) -> None:
         """The node's agent."""

@@ -9,6 +9,7 @@ from keepstep.drills.catalog.damage import damage
 from keepstep.drills.catalog.hangs import hangs
 from keepstep.drills.catalog.in_flight import in_flight
 from keepstep.drills.catalog.kills import kills
+from keepstep.drills.catalog.notice_moments import notice_moments
 from keepstep.drills.catalog.notices import notices
 from keepstep.drills.catalog.partition import partition
 from keepstep.drills.catalog.rescale import rescale
@@ -37,7 +38,18 @@ SMOKE = (
 
 _FAMILIES = (
     *(kills, in_flight, rescale, damage, zombie),
-    *(store, agents, notices, hangs, partition, clock, scale_up, crash_loop, two_jobs),
+    *(
+        store,
+        agents,
+        notices,
+        notice_moments,
+        hangs,
+        partition,
+        clock,
+        scale_up,
+        crash_loop,
+        two_jobs,
+    ),
 )
 """Each a function from the scale to its drills."""
 

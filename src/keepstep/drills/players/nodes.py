@@ -34,7 +34,7 @@ def play_assemble(stage: Stage, act: Assemble) -> None:
     stage.notes["worlds"] = list(act.worlds)
     stage.notes["least_ranks"] = act.min_nodes * act.workers_per_node
     stage.notes["skew_seconds"] = list(act.skew_seconds)
-    cluster.nodes.start_store()
+    cluster.start_store()
     for node in range(act.count):
         if node not in act.absent:
             cluster.start(node, act.failpoints)
@@ -79,7 +79,7 @@ def play_befall(stage: Stage, act: Befall) -> None:
     if act.deed is Deed.KILL_STORE:
         cluster.nodes.kill_store()
     elif act.deed is Deed.START_STORE:
-        cluster.nodes.start_store()
+        cluster.start_store()
     else:
         node = cluster.node(act.who)
         stage.notes.setdefault("befallen", []).append(node)
