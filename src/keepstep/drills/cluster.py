@@ -24,6 +24,7 @@ from keepstep.testing.nodes import Nodes
 TIMEOUT_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+_ECHO_SECONDS = 1.2  # launchers ignore the same signal for a second
 _FAILPOINTS_LOG = "failpoints-nodes.jsonl"
 _CONF = {"last_call_timeout": 2, "settle_timeout": 1, "store_timeout": 5}
 """Nodes on one machine need not wait long for each other."""
@@ -42,6 +43,7 @@ class Cluster:
         self._began: dict[int, float] = {}
         self._ended: set[int] = set()
         self._heard: dict[int, int] = {}
+        self._told: dict[int, float] = {}
         settings = {**stage.settings, **dict(act.settings)}
         overrides = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         network = stage.exits.enter_context(closing(_network(stage.storage.uri, act.count + 1)))
@@ -106,6 +108,13 @@ class Cluster:
             running = sorted(self._began.keys() - self._ended)
             return [node for node in running if who == "all" or node != self.last]
         return [self.node(who)]
+
+    def tell(self, node: int) -> None:
+        """SIGTERM to the node's agent, and not so soon that it would be taken for an echo."""
+        since = time.monotonic() - self._told.get(node, -_ECHO_SECONDS)
+        time.sleep(max(0.0, _ECHO_SECONDS - since))
+        self._told[node] = time.monotonic()
+        self.nodes.tell(node)
 
     def lose(self, node: int) -> None:
         """The node's agent has been killed: its end is none of its own."""

@@ -136,7 +136,7 @@ def play_end(stage: Stage, act: End) -> None:
 def _do(stage: Stage, cluster: Cluster, deed: Deed, node: int) -> None:
     match deed:
         case Deed.TELL:
-            cluster.nodes.tell(node)
+            cluster.tell(node)
         case Deed.KILL_AGENT:
             cluster.nodes.agents[node].kill()
             _lose(stage, cluster, node)
