@@ -6,17 +6,19 @@ Armed by a specification such as ``write.middle=kill@rank:1@step:20``::
     RULES     = RULE {";" RULE}
     RULE      = SITE "=" ACTION {"@" CONDITION}
     ACTION    = "kill" | "stop" | "exit:" CODE | "sleep:" SECONDS | "raise" [":" ERRNO]
-              | "spoil:" NAME
+              | "loop" | "hold" | "spoil:" NAME
     CONDITION = "rank:" N | "step:" N | "pass:" N | "restart:" (N | "any")
 
 ``kill`` and ``stop`` send this process SIGKILL and SIGSTOP; ``raise:ENOSPC`` raises that
-``OSError``, ``raise`` alone a :class:`FailpointError`; ``spoil`` breaks what was just restored, at
-the site that says how. ``pass:3`` is the third time that this process passes the site, under the
-other conditions. A rule acts once per process, and unless
-``restart`` says otherwise only before the first restart: the job it killed must be able to recover.
-Right before it acts it adds a line to the log of what was done, if there is one.
+``OSError``, ``raise`` alone a :class:`FailpointError`. ``loop`` never ends, nor does ``hold``,
+which keeps the interpreter lock. ``spoil`` breaks what was just restored, at the site that says
+how. ``pass:3`` is the third time that this process passes the site, under the other conditions. A
+rule acts once per process, and unless ``restart`` says otherwise only before the first restart: the
+job it killed must be able to recover. Right before it acts it adds a line to the log of what was
+done, if there is one.
 """
 
+import ctypes
 import errno
 import json
 import os
@@ -150,6 +152,8 @@ def _check_action(text: str, action: str, argument: str) -> None:
     is_good = {
         "kill": argument == "",
         "stop": argument == "",
+        "loop": argument == "",
+        "hold": argument == "",
         "exit": argument.isdecimal(),
         "sleep": argument.replace(".", "", 1).isdecimal(),
         "raise": argument == "" or hasattr(errno, argument),
@@ -158,7 +162,8 @@ def _check_action(text: str, action: str, argument: str) -> None:
     if not is_good:
         msg = (
             f"failpoint rule {text!r}: cannot read action {action!r}; "
-            "actions: kill, stop, exit:CODE, sleep:SECONDS, raise, raise:ERRNO, spoil:NAME"
+            "actions: kill, stop, loop, hold, exit:CODE, sleep:SECONDS, raise, raise:ERRNO, "
+            "spoil:NAME"
         )
         raise ValueError(msg)
 
@@ -185,6 +190,12 @@ def _act(rule: _Rule, spoil: Callable[[str], None] | None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+        case "loop":
+            while True:
+                pass
+        case "hold":
+            while True:  # a signal ends a pause
+                ctypes.PyDLL(None).pause()  # unlike CDLL, it does not let go of the lock
         case "exit":
             os._exit(int(rule.argument))
         case "sleep":

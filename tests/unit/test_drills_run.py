@@ -11,6 +11,7 @@ import pytest
 
 from keepstep.drills import run
 from keepstep.drills.inject import send
+from keepstep.drills.results import Result
 from keepstep.drills.run import Job
 from keepstep.drills.scenario import Ending, Leg
 from keepstep.errors import BarrierTimeout
@@ -40,6 +41,19 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
         return Job(Leg(1), {}, environ=os.environ, failpoints=failpoints, log=tmp_path / "log")
 
     return start_job
+
+
+@pytest.mark.parametrize("code", [0, 85, 86])
+def test_what_a_launcher_ends_with_is_held_against_what_was_expected(code: int) -> None:
+    def ended(ending: Ending, worker_codes: tuple[int, ...] = ()) -> bool:
+        log = Path("log")
+        return Result(
+            ending=ending, code=code, worker_codes=worker_codes, seconds=1.0, orphans=0, log=log
+        ).is_as_expected
+
+    assert ended(Ending.COMPLETE) == (code == 0)
+    assert ended(Ending.PREEMPTED) == (code == 85)
+    assert ended(Ending.KILLED, worker_codes=(-9,)) == (code != 0)
 
 
 def wait_for_rank(job: Job) -> int:

@@ -7,7 +7,9 @@ import pytest
 from keepstep.config import resolve
 from keepstep.drills.catalog import SMOKE, catalog, select
 from keepstep.drills.judges import JUDGES
+from keepstep.drills.node_acts import Assemble, Befall, Deed, Join
 from keepstep.drills.requirements import lacking
+from keepstep.drills.rivals import AtOnce, Rivals
 from keepstep.drills.scenario import (
     SETTINGS,
     SMALL,
@@ -69,19 +71,42 @@ def test_settings_and_failpoints_are_sound(drill: Drill) -> None:
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     resolve(files=[], environ={}, arguments=words)
     legs = [act for act in drill.acts if isinstance(act, Leg)]
-    assert legs
     for leg in legs:
         assert ("kill" in leg.failpoints) == (leg.ending is Ending.KILLED or leg.max_restarts > 0)
+    for failpoints in (leg.failpoints for leg in (*legs, *others_with_failpoints(drill))):
         try:
-            arm(leg.failpoints, rank=0, restart_count=0)
+            arm(failpoints, rank=0, restart_count=0)
         finally:
             disarm()
+
+
+def others_with_failpoints(drill: Drill) -> list[Assemble | Join | Leg]:
+    """Whatever starts ranks in a drill, but does not end with them."""
+    return [
+        *(act for act in drill.acts if isinstance(act, Assemble | Join)),
+        *(leg for act in drill.acts if isinstance(act, Rivals) for leg in (act.older, act.newer)),
+        *(act.leg for act in drill.acts if isinstance(act, AtOnce)),
+    ]
+
+
+@pytest.mark.parametrize("drill", catalog(), ids=lambda drill: drill.name)
+def test_every_drill_starts_a_job(drill: Drill) -> None:
+    assert [act for act in drill.acts if isinstance(act, Leg)] or others_with_failpoints(drill)
 
 
 def test_a_save_is_due_when_a_rank_is_killed() -> None:
     for scale in (SMALL, Scale(8, 2), Scale(100, 30), Scale(9, 4)):
         assert scale.kill_step % scale.save_every == 0
         assert 0 < scale.kill_step < scale.steps
+
+
+def test_every_deed_is_done_in_some_drill() -> None:
+    assert {act.deed for d in catalog() for act in d.acts if isinstance(act, Befall)} == set(Deed)
+
+
+def test_drills_on_nodes_share_one_uninterrupted_run() -> None:
+    on_nodes = [d for d in catalog() if any(isinstance(act, Assemble) for act in d.acts)]
+    assert {(d.strategy, d.settings) for d in on_nodes} == {("ddp", ())}
 
 
 def test_rescaling_resumes_four_times_in_five_worlds() -> None:

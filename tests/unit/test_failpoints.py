@@ -111,6 +111,22 @@ def test_kill_and_exit_end_the_process_at_once(action: str, status: int) -> None
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(("action", "status"), [("loop", 3), ("hold", 1)])
+def test_a_loop_lets_other_threads_run_and_a_hold_does_not(action: str, status: int) -> None:
+    """A thread of C ends the process with 1; one of Python would have, much sooner, with 3."""
+    program = (
+        "import faulthandler, os, threading\n"
+        "from keepstep import failpoints\n"
+        f"failpoints.arm('step.after={action}', rank=0, restart_count=0)\n"
+        "faulthandler.dump_traceback_later(1, exit=True)\n"
+        "threading.Timer(0.2, os._exit, (3,)).start()\n"
+        "failpoints.hit('step.after', step=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert done.returncode == status
+    assert (b"in _act" in done.stderr) == (action == "hold")
+
+
 def test_every_site_is_in_the_code() -> None:
     code = "".join(
         path.read_text() for path in SOURCE.rglob("*.py") if path.name != "failpoints.py"

@@ -28,6 +28,8 @@ class Evidence:
     objects_after: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What players noted for judges of their own."""
+    events: tuple[Mapping[str, Any], ...] = ()
+    """Of the ledgers of all ranks and generations, for what the history does not tell."""
     samples_per_epoch: int | None = None
 
 
@@ -42,5 +44,6 @@ def evidence_of(record: Record) -> Evidence:
         objects_before=record.objects_before,
         objects_after=record.objects_after,
         notes=record.notes,
+        events=(record.remains or _NOTHING).events,
         samples_per_epoch=record.drill.samples_per_epoch,
     )

@@ -88,7 +88,8 @@ class Record:
     @property
     def recovery_seconds(self) -> float | None:
         """The longest time from a job's last sign of life to its successor's first new step."""
-        if self.remains is None or self.drill.continues_reference:
+        is_told_by_wrong_clocks = any(self.notes.get("skew_seconds", ()))
+        if self.remains is None or self.drill.continues_reference or is_told_by_wrong_clocks:
             return None
         return max(tell(self.remains).recoveries_seconds, default=None)
 

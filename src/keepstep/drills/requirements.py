@@ -39,6 +39,12 @@ def _network_namespaces() -> str | None:
     return "it takes network namespaces (root, and the command ip)"
 
 
+def _freezer() -> str | None:
+    from keepstep.testing.freezer import can_freeze
+
+    return None if can_freeze() else "it takes the freezer of control groups (root)"
+
+
 def _loop_devices() -> str | None:
     if _root() is None and Path("/dev/loop-control").exists():
         return None
@@ -58,6 +64,7 @@ def _s3_server() -> str | None:
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "network-namespaces": _network_namespaces,
+    "freezer": _freezer,
     "loop-devices": _loop_devices,
     "s3-server": _s3_server,
 }

@@ -15,9 +15,10 @@ class Result:
     ending: Ending
     """As expected; see :attr:`is_as_expected`."""
     code: int
-    """Of torchrun."""
+    """Of the launcher: ``torchrun``, or ``keepstep run``."""
     worker_codes: tuple[int, ...]
-    """Of the failed workers, as torchrun's report gives them; negative for a signal."""
+    """Of the failed workers, as torchrun's report gives them; negative for a signal. ``keepstep
+    run`` ends with that code itself."""
     seconds: float
     orphans: int
     """Processes that outlived torchrun."""
@@ -29,7 +30,7 @@ class Result:
             return False
         if self.ending is Ending.COMPLETE:
             return self.code == 0
-        return self.code != 0 and _EXPECTED_CODES[self.ending] in self.worker_codes
+        return self.code != 0 and _EXPECTED_CODES[self.ending] in (self.code, *self.worker_codes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,4 +51,9 @@ _EXPECTED_CODES = {
     Ending.KILLED: -int(SIGKILL),
     Ending.DAMAGED: int(ExitCode.DAMAGED),
     Ending.FENCED: int(ExitCode.FENCED),
+    Ending.PREEMPTED: int(ExitCode.PREEMPTED),
+    Ending.PREEMPTED_UNSAVED: int(ExitCode.PREEMPTED_UNSAVED),
+    Ending.TRANSIENT: int(ExitCode.TRANSIENT),
+    Ending.HUNG: int(ExitCode.HUNG),
+    Ending.NO_PROGRESS: int(ExitCode.NO_PROGRESS),
 }

@@ -10,23 +10,22 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Self
 
 from keepstep.drills.inject import send
+from keepstep.drills.processes import MARK, entry_of, is_stopped, marked, until
 from keepstep.drills.results import Result
 from keepstep.drills.scenario import Ending, Leg
 from keepstep.errors import BarrierTimeout, ConfigError
 
 TIMEOUT_SECONDS = 180.0
 _GRACE_SECONDS = 5.0
-_POLL_SECONDS = 0.05
-_MARK = "DRILL_JOB"  # not KEEPSTEP_*: that would be a setting
-_LOCAL_RANK = b"LOCAL_RANK="
 KEEPSTEP = "import sys; from keepstep.cli.main import main; sys.exit(main(sys.argv[1:]))"
 """For ``python -c``: the command line, wherever it is installed."""
+_LOCAL_RANK = "LOCAL_RANK"
 _WORKER_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 
 
@@ -51,7 +50,7 @@ class Job:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*(command or _torchrun(leg)), *_trainer(settings)],
-                env={**_clean(environ), **failpoints, _MARK: self._mark},
+                env={**clean(environ), **failpoints, MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -104,11 +103,11 @@ class Job:
 
         *Raises:* ``BarrierTimeout`` if none does.
         """
-        is_stopped = until(
-            lambda: any(map(_is_stopped, self.ranks())) or self._process.poll() is not None,
+        has_stopped = until(
+            lambda: any(map(is_stopped, self.ranks())) or self._process.poll() is not None,
             TIMEOUT_SECONDS,
         )
-        if not is_stopped or self._process.poll() is not None:
+        if not has_stopped or self._process.poll() is not None:
             raise BarrierTimeout(f"no rank stopped at {self._leg.failpoints}; see {self.log}")
         send(SIGSTOP, self.ranks())
 
@@ -124,27 +123,17 @@ class Job:
 
     def pids(self) -> list[int]:
         """The job's living processes."""
-        return [pid for pid, environ in _processes() if self._marked(environ)]
+        return marked(self._mark)
 
     def ranks(self) -> list[int]:
         """Those of them that torchrun started as ranks, in their order."""
-        found = [
-            (int(entry.removeprefix(_LOCAL_RANK)), pid)
-            for pid, environ in _processes()
-            if self._marked(environ)
-            for entry in environ
-            if entry.startswith(_LOCAL_RANK)
-        ]
-        return [pid for _, pid in sorted(found)]
+        return sorted(marked(self._mark, f"{_LOCAL_RANK}="), key=_local_rank)
 
     def _kill_once(self) -> list[int]:
         self._process.poll()  # reaps: what is dead is no longer listed
         pids = self.pids()
         send(SIGKILL, pids)
         return pids
-
-    def _marked(self, environ: list[bytes]) -> bool:
-        return f"{_MARK}={self._mark}".encode() in environ
 
 
 def keepstep_run(leg: Leg, log_directory: Path, *, tries: int = 1000) -> list[str]:
@@ -170,7 +159,7 @@ def _trainer(settings: Mapping[str, object]) -> list[str]:
     return ["-m", "keepstep.launch", *overrides]
 
 
-def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """Without settings of the caller's, which would make it another drill."""
     return {
         name: value
@@ -179,32 +168,8 @@ def _clean(environ: Mapping[str, str]) -> dict[str, str]:
     } | {"OMP_NUM_THREADS": "1"}
 
 
-def _processes() -> Iterator[tuple[int, list[bytes]]]:
-    """Processes of this user that have an environment; a dead one that waits for its parent has
-    none.
-    """
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                yield int(entry.name), (entry / "environ").read_bytes().split(b"\0")
-            except OSError:  # gone meanwhile, or somebody else's
-                continue
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] == "T"
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for a condition; whether it came true."""
-    deadline = time.monotonic() + seconds
-    while not (is_true := condition()) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    return is_true
+def _local_rank(pid: int) -> int:
+    return int(entry_of(pid, _LOCAL_RANK) or 0)
 
 
 def _require_proc() -> None:

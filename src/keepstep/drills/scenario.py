@@ -64,6 +64,11 @@ class Ending(StrEnum):
     STOPPED = "stopped"
     """It does not end: its ranks are stopped, and stay so until :class:`Thaw`."""
     FENCED = "fenced"
+    PREEMPTED = "preempted"
+    PREEMPTED_UNSAVED = "preempted-unsaved"
+    TRANSIENT = "transient"
+    HUNG = "hung"
+    NO_PROGRESS = "no-progress"
 
 
 class DamageKind(StrEnum):

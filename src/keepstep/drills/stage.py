@@ -53,7 +53,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self._numbers: Iterator[int] = count(1)
-        self._logs: dict[Path, Path] = {}
+        self._uncollected: list[Path] = []
 
     @property
     def chance(self) -> str:
@@ -76,31 +76,35 @@ class Stage:
     def start(self, leg: Leg, *, command: Sequence[str] | None = None) -> Job:
         """Start a job, by torchrun or another command. Enter it, or leave it to ``exits``."""
         number = next(self._numbers)
-        log, fired = (
-            self.directory / name for name in (f"job-{number}.log", f"failpoints-{number}.jsonl")
-        )
-        self._logs[log] = fired
+        log = self.directory / f"job-{number}.log"
         return Job(
             leg,
             self.settings,
             environ=os.environ | self.environ,
-            failpoints={
-                "KEEPSTEP_FAILPOINTS": ";".join(filter(None, (leg.failpoints, self.rules))),
-                "KEEPSTEP_FAILPOINTS_LOG": str(fired),
-            },
+            failpoints=self.failpoints(_fired_log(log).name, leg.failpoints),
             log=log,
             command=command,
         )
 
+    def failpoints(self, log_name: str, rules: str) -> dict[str, str]:
+        """What arms the failpoints of a job; what they do is noted here."""
+        log = self.directory / log_name
+        if log not in self._uncollected:
+            self._uncollected.append(log)
+        return {
+            "KEEPSTEP_FAILPOINTS": ";".join(filter(None, (rules, self.rules))),
+            "KEEPSTEP_FAILPOINTS_LOG": str(log),
+        }
+
     def fired(self, job: Job) -> list[dict[str, Any]]:
         """What crash sites of a job have done so far."""
-        return _read_fired(self._logs[job.log]) if job.log in self._logs else []
+        return _read_fired(_fired_log(job.log))
 
     def collect(self) -> None:
         """Note what crash sites of jobs that are over have done."""
-        while self._logs:
-            _, fired = self._logs.popitem()
-            self.injections += [_injection(line) for line in _read_fired(fired) if is_deed(line)]
+        while self._uncollected:
+            fired = _read_fired(self._uncollected.pop())
+            self.injections += [_injection(line) for line in fired if is_deed(line)]
 
     def note(self, kind: str, target: str, detail: str = "") -> None:
         """Note what was just done to the run, for reports and judges."""
@@ -108,8 +112,12 @@ class Stage:
 
 
 def is_deed(fired: Mapping[str, Any]) -> bool:
-    """A sleep of no seconds only marks a moment."""
-    return (fired["action"], fired["argument"]) != ("sleep", "0")
+    """A sleep after a step does nothing to a job: it marks a moment, or paces the steps."""
+    return (fired["site"], fired["action"]) != ("step.after", "sleep")
+
+
+def _fired_log(log: Path) -> Path:
+    return log.with_name(f"{log.stem}-failpoints.jsonl")
 
 
 def _read_fired(path: Path) -> list[dict[str, Any]]:

@@ -23,19 +23,21 @@ def serve_until_told(host: str, port: int, announce: Callable[[int], None]) -> N
     def stop(*_: object) -> None:
         told.set()
 
-    for number in _STOPPING:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in _STOPPING}
     from keepstep.elastic.rendezvous.link import serve  # torch: seconds, in which to be stoppable
 
     try:
         store = serve(host or "localhost", port, bind=host)
+        announce(store.port)
+        told.wait()
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host or 'any address'}, port {port}: {error.strerror or error}. "
             "Is a store running there already?"
         ) from error
-    announce(store.port)
-    told.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ask(host: str, port: int) -> None:

@@ -24,7 +24,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
 
-from keepstep.testing.networks import open_network
+from keepstep.testing.networks import Network, open_network
 from keepstep.testing.ports import claim_ports
 
 _LONGEST_SECONDS = 120.0
@@ -32,25 +32,30 @@ _KEEPSTEP = "import sys; from keepstep.cli.main import main; sys.exit(main(sys.a
 
 _SKEWED_CLOCK = """
 import datetime, os, time
-_seconds = float(os.environ["SKEW_SECONDS"])
+_path = os.environ["SKEW_FILE"]
+def _seconds():
+    with open(_path) as file:
+        return float(file.read())
 _true_time, _datetime = time.time, datetime.datetime
 class _Skewed(_datetime):
     @classmethod
     def now(cls, tz=None):
-        return _datetime.now(tz) + datetime.timedelta(seconds=_seconds)
+        return _datetime.now(tz) + datetime.timedelta(seconds=_seconds())
 datetime.datetime = _Skewed
-time.time = lambda: _true_time() + _seconds
+time.time = lambda: _true_time() + _seconds()
 """
 
 
 class Nodes:
-    """A job of up to ``count`` nodes with one worker each, and a machine for the store.
+    """A job of up to ``count`` nodes, with one worker each by default, and a machine for the store.
 
     Args:
         worker: Arguments of torchrun that name the worker. Default: the light worker.
         conf: What ``--rdzv-conf`` says.
         is_keepstep_run: Whether agents are ``keepstep run``; they have no ``max_restarts``.
-        environ: For agents and workers, above this process's own.
+        environ: For agents and workers, above ``inherited``.
+        inherited: What they have of this process's own environment. Default: all.
+        network: The machines; they are closed with the nodes. Default: the best there is here.
     """
 
     def __init__(
@@ -64,7 +69,10 @@ class Nodes:
         worker: tuple[str, ...] = ("-m", "keepstep.testing.light_worker"),
         conf: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
+        inherited: Mapping[str, str] | None = None,
         is_keepstep_run: bool = False,
+        workers_per_node: int = 1,
+        network: Network | None = None,
     ) -> None:
         self.count = count
         self.directory = directory
@@ -75,23 +83,27 @@ class Nodes:
         self._worker = worker
         self._conf = dict(conf or {})
         self._environ = dict(environ or {})
+        self._inherited = os.environ if inherited is None else inherited
         self._is_keepstep_run = is_keepstep_run
+        self._workers_per_node = workers_per_node
         self._started: list[subprocess.Popen[bytes]] = []
         self.records_path = directory / "records"
         self.records_path.mkdir(parents=True, exist_ok=True)
-        self._python_path = _python_path(directory)
-        self.network = open_network(count + 1)
+        self.python_path = _python_path(directory)
         self._ports = claim_ports()  # loopback is shared with other tests
+        self.network = network or open_network(count + 1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._started:
-            kill_tree(process.pid)
-            process.wait()
-        self.network.close()
-        self._ports.release()
+        try:
+            for process in self._started:
+                kill_tree(process.pid)
+                process.wait()
+        finally:
+            self.network.close()
+            self._ports.release()
 
     @property
     def store_machine(self) -> int:
@@ -123,6 +135,7 @@ class Nodes:
         skew_seconds: float = 0.0,
         wrap: tuple[str, ...] = (),
         options: tuple[str, ...] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """An agent on this node; ``wrap`` is a command that runs it."""
         restarts = self._max_restarts if max_restarts is None else max_restarts
@@ -132,14 +145,17 @@ class Nodes:
         else:
             words = [*wrap, sys.executable, "-m", "torch.distributed.run"]
             words += ["--max-restarts", str(restarts)]
-        words += ["--nnodes", self._bounds, "--nproc-per-node", "1"]
+        words += ["--nnodes", self._bounds]
+        words += ["--nproc-per-node", str(self._workers_per_node)]
         words += ["--rdzv-backend", "keepstep", "--rdzv-id", "job"]
         words += ["--rdzv-endpoint", endpoint or self.endpoint]
         words += ["--local-addr", self.network.address(node)]
         if self._conf:
             words += ["--rdzv-conf", ",".join(f"{k}={v}" for k, v in self._conf.items())]
-        environ = {"SKEW_SECONDS": str(skew_seconds)} if skew_seconds else {}
-        environ |= {"LIGHT_NODE": str(node)}
+        clock = {"SKEW_FILE": str(self._clock(node))} if skew_seconds else {}
+        if skew_seconds:
+            self.set_clock(node, skew_seconds)
+        environ = {"LIGHT_NODE": str(node), **clock, **(environ or {})}
         command = [*words, *options, *self._worker]
         self.agents[node] = self._start(node, command, f"node-{node}", environ)
 
@@ -159,6 +175,12 @@ class Nodes:
     def kill_worker(self, node: int) -> None:
         """SIGKILL to the worker that this node runs now."""
         os.kill(self.newest(node)["pid"], signal.SIGKILL)
+
+    def set_clock(self, node: int, skew_seconds: float) -> None:
+        """Put the clock of a node that was started with a wrong one so far ahead."""
+        draft = self._clock(node).with_suffix(".new")
+        draft.write_text(str(skew_seconds))
+        draft.replace(self._clock(node))
 
     def finish(self) -> None:
         """Have all workers end well after their next step."""
@@ -227,10 +249,13 @@ class Nodes:
         paths = sorted(self.directory.glob("*.log"))
         return "\n".join(f"--- {path.stem}\n{self.log(path.stem)[-2500:]}" for path in paths)
 
+    def _clock(self, node: int) -> Path:
+        return self.directory / f"clock-{node}"
+
     def _start(
         self, machine: int, words: list[str], name: str, environ: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        inherited = {"PYTHONPATH": self._python_path, "OMP_NUM_THREADS": "1"}
+        inherited = {"PYTHONPATH": self.python_path, "OMP_NUM_THREADS": "1"}
         network = {"GLOO_SOCKET_IFNAME": self.network.interface}
         light = {"LIGHT_WORKER": str(self.records_path)}
         with (self.directory / f"{name}.log").open("ab") as log:
@@ -239,7 +264,14 @@ class Nodes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **inherited, **network, **light, **self._environ, **environ},
+                env={
+                    **self._inherited,
+                    **inherited,
+                    **network,
+                    **light,
+                    **self._environ,
+                    **environ,
+                },
             )
         self._started.append(process)
         return process
@@ -270,7 +302,7 @@ def _python_path(directory: Path) -> str:
     paths = [str(source), os.environ.get("PYTHONPATH", "")]
     plugin = directory / "plugin"
     write_plugin(plugin)
-    guard = "import os\nif 'SKEW_SECONDS' in os.environ:\n"
+    guard = "import os\nif 'SKEW_FILE' in os.environ:\n"
     indented = "".join(f"    {line}\n" for line in _SKEWED_CLOCK.splitlines())
     (plugin / "sitecustomize.py").write_text(guard + indented)
     return os.pathsep.join([str(plugin), *filter(None, paths)])

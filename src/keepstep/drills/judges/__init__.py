@@ -5,13 +5,15 @@ of its judges.
 """
 
 from keepstep.drills.evidence import Evidence
-from keepstep.drills.judges import ends, endurance, restores, store, work
+from keepstep.drills.judges import ends, endurance, lines, nodes, restores, store, work
 from keepstep.drills.judges.table import Judges
 from keepstep.drills.verdicts import NothingToExamine, Objection, Verdict
 
 JUDGES: Judges = {
     **ends.JUDGES,
     **endurance.JUDGES,
+    **lines.JUDGES,
+    **nodes.JUDGES,
     **restores.JUDGES,
     **store.JUDGES,
     **work.JUDGES,

@@ -12,7 +12,7 @@ def endings(evidence: Evidence) -> str:
     for result in evidence.results:
         if not result.is_as_expected:
             raise Objection(
-                f"{result.log.stem} was to end {result.ending}, but torchrun ended with "
+                f"{result.log.stem} was to end {result.ending}, but its launcher ended with "
                 f"{result.code}, workers with {list(result.worker_codes)}, "
                 f"{result.orphans} processes left; see {result.log}"
             )

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from keepstep.commit.catalog import Catalog
 from keepstep.drills.inject import send, spoil
+from keepstep.drills.processes import until
 from keepstep.drills.remains import read_remains
-from keepstep.drills.run import Job, keepstep_run, until
+from keepstep.drills.run import Job, keepstep_run
 from keepstep.drills.scenario import Act, DamageKind, Leg, Place, Spoil
 from keepstep.drills.soak.cleaning import clean_up
 from keepstep.drills.soak.network import Network, open_network

@@ -1,0 +1,73 @@
+"""A node is cut off from the others without a word (D8)."""
+
+from keepstep.drills.catalog.nodes import GONE_ON, RESUMED, drill
+from keepstep.drills.node_acts import (
+    Assemble,
+    Befall,
+    Commit,
+    Deed,
+    End,
+    Hear,
+    Reach,
+    Release,
+    hold,
+    pace,
+)
+from keepstep.drills.scenario import Drill, Ending, Scale
+
+_NEEDS = ("network-namespaces",)
+
+
+def partition(scale: Scale) -> tuple[Drill, ...]:
+    """Healed after the others have gone on; and the coordinator, in the middle of a save."""
+    return (_healed(scale), _coordinator(scale))
+
+
+def _healed(scale: Scale) -> Drill:
+    step, later = scale.kill_step - 1, scale.kill_step + 2
+    return drill(
+        "partition-healed",
+        "D8",
+        f"One of three nodes is cut off after step {step}. The others go on; it is connected again "
+        f"after step {later}, and taken back after the next commit.",
+        Assemble(
+            count=3,
+            failpoints=f"{hold(step)};{hold(later, restart=1)};{pace(later + 1, scale.steps)}",
+            worlds=(3, 2, 3),
+        ),
+        Reach("step.after", step),
+        Commit(step - scale.save_every + 1),
+        Hear("rank 2", "waits for round"),
+        Befall(Deed.CUT, "same"),
+        Release(),
+        Reach("step.after", later),
+        Befall(Deed.HEAL, "same"),
+        Hear("same", "waits for round"),
+        Release(),
+        End(),
+        judges=("hops_keep_state", *RESUMED),
+        needs=_NEEDS,
+    )
+
+
+def _coordinator(scale: Scale) -> Drill:
+    step = scale.kill_step
+    return drill(
+        "partition-in-save",
+        "D8",
+        f"The node of rank 0 is cut off while it is about to publish step {step}. The others go on "
+        "and commit; then it does too, and is fenced: it ends with 87, and nothing of it counts.",
+        Assemble(
+            count=3,
+            failpoints=f"publish.before=stop@rank:0@step:{step}",
+            settings=(("watchdog.floor_seconds", 300),),
+            worlds=(3, 2),
+        ),
+        Reach("publish.before", step),
+        Befall(Deed.CUT, "same"),
+        Commit(step, generation=2),
+        Release(),
+        End((("same", Ending.FENCED), ("others", Ending.COMPLETE))),
+        judges=("late_commit_is_void", "hops_keep_state", *GONE_ON),
+        needs=_NEEDS,
+    )
