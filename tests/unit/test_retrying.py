@@ -1,3 +1,4 @@
+import random
 import time
 
 import pytest
@@ -79,3 +80,9 @@ def test_an_interrupt_is_no_failure() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         retrier().call("x", interrupt)
+
+
+def test_waiting_draws_nothing_from_the_generator_of_training() -> None:
+    before = random.getstate()
+    assert retrier().call("x", Flaky(TimeoutError(), TimeoutError())) == 3
+    assert random.getstate() == before

@@ -1,6 +1,7 @@
 """The one place where a request to a remote store is tried again."""
 
 import logging
+import random
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ RETRIES = "storage_retries"
 """Name of the counter of repeated requests; labels: operation, cause."""
 
 T = TypeVar("T")
+
+_chance = random.Random()
+"""Of its own: the generator of the module belongs to training, and is restored bit for bit."""
 
 _is_counted_here: ContextVar[bool] = ContextVar("is_counted_here", default=False)
 
@@ -39,7 +43,7 @@ class RetryPolicy:
     timeout_seconds: float = 60.0
     """After so long no further attempt is begun."""
     longest_wait_seconds: float = 5.0
-    """Between attempts; waits double from a tenth of a second, each with jitter on top."""
+    """Between attempts; waits double from a tenth to four tenths of a second."""
 
 
 class Retrier:
@@ -79,9 +83,9 @@ class Retrier:
             on=self._is_passing,
             attempts=policy.attempts,
             timeout=policy.timeout_seconds,
-            wait_initial=0.1,
+            wait_initial=min(_chance.uniform(0.1, 0.4), policy.longest_wait_seconds),
             wait_max=policy.longest_wait_seconds,
-            wait_jitter=min(1.0, policy.longest_wait_seconds),
+            wait_jitter=0,  # stamina draws it from the generator of the module
         ):
             if attempt.num > 1:
                 COUNTERS.add(RETRIES, operation=operation, cause=cause)
