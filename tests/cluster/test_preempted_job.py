@@ -15,8 +15,9 @@ from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import LEDGER
 from keepstep.commit.lineage import read_generation
 from keepstep.drills.evidence import Evidence
-from keepstep.drills.history import read_history
-from keepstep.drills.judge_work import same_bits
+from keepstep.drills.history import tell
+from keepstep.drills.judges.work import same_bits
+from keepstep.drills.remains import read_remains
 from keepstep.errors import ExitCode
 from keepstep.observability.ledger import read_ledger
 from keepstep.storage.base import Storage
@@ -161,8 +162,8 @@ def test_a_job_that_loses_nodes_its_store_and_a_rank_completes_with_the_same_bit
 
     _check_what_was_charged(run, preempted, vanished)
     _check_last_words(run, preempted)
-    history = read_history(run.storage)
-    reference = read_history(_reference(tmp_path))
+    history = tell(read_remains(run.storage))
+    reference = tell(read_remains(_reference(tmp_path)))
     print(same_bits(Evidence(history=history, reference=reference)))
     print(_lost_work(run))
 
