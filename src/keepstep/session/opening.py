@@ -11,7 +11,8 @@ from keepstep.elastic.preemption import NoticeSources, Preemption
 from keepstep.elastic.watchdog import Watchdog, installed
 from keepstep.errors import ConfigError
 from keepstep.session.saves import WhenFailing
-from keepstep.session.session import Session, Settings, WhenBusy
+from keepstep.session.session import Session
+from keepstep.session.settings import Settings, WhenBusy
 from keepstep.storage.opening import open_storage
 from keepstep.storage.retrying import RetryPolicy
 from keepstep.world import World

@@ -6,17 +6,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import astuple, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import torch
 
 from keepstep import failpoints
-from keepstep._version import __version__
 from keepstep.checkpoint.live import live_entries
 from keepstep.checkpoint.mismatch import Difference
 from keepstep.checkpoint.participant import check_storable
@@ -24,11 +22,9 @@ from keepstep.checkpoint.save_engine import SaveMode
 from keepstep.checkpoint.selection import Selection, Strictness
 from keepstep.checkpoint.store import C10dStore
 from keepstep.commit.catalog import Catalog
-from keepstep.commit.layout import CheckpointId, ledger_key
-from keepstep.commit.manifest import Manifest, ObjectRecord
-from keepstep.commit.skips import Skip, pass_over, read_skips
+from keepstep.commit.layout import CheckpointId
+from keepstep.commit.skips import Skip, pass_over
 from keepstep.commit.starting import Start, announce_start, end_start
-from keepstep.config import Interval, KeepPolicy
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.elastic.notices import Notice
 from keepstep.elastic.orders import take_step_over
@@ -42,13 +38,12 @@ from keepstep.errors import (
 )
 from keepstep.observability.ledger import END, Ledger
 from keepstep.observability.startup import STARTUP
-from keepstep.observability.work import WorkRecord
+from keepstep.session.drafting import draft_manifest
+from keepstep.session.generation import Generation, begin_generation
 from keepstep.session.going_back import best_checkpoint, go_behind
-from keepstep.session.history import failures_before
 from keepstep.session.loading import load_snapshot, load_weights
 from keepstep.session.metering import meter_metrics, meter_start, meter_step
-from keepstep.session.pacing import Failures, pace_of
-from keepstep.session.premises import abort_stale_uploads, check_exclusive_create
+from keepstep.session.premises import check_exclusive_create
 from keepstep.session.reporting import (
     RESERVED_EVENTS,
     report_left,
@@ -57,52 +52,22 @@ from keepstep.session.reporting import (
 )
 from keepstep.session.results import Restored, Stop
 from keepstep.session.resume import Resumable, Resumed, Resumer
-from keepstep.session.retention import Retention
-from keepstep.session.saves import Saves, WhenFailing
-from keepstep.session.saving import Describe, Save, Saver
-from keepstep.session.sections import SectionRecord, longest_before
+from keepstep.session.saves import Saves
+from keepstep.session.saving import Describe, Save
+from keepstep.session.sections import longest_before
+from keepstep.session.settings import Settings
 from keepstep.session.stopping import Agreed, Demand, Stopping, report_stop
 from keepstep.state.app_state import AppState
 from keepstep.state.folder import FolderToLoad, FolderToSave, check_same_files
 from keepstep.storage.base import Storage
-from keepstep.storage.log import open_log
 from keepstep.world import World
 
 logger = logging.getLogger("keepstep.session")
-
-WhenBusy = Literal["wait", "skip"]
 
 _WHOLE = Selection()
 
 _ENDING_SECONDS = 1.0
 """What leaving takes, once it is clear what is committed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What :func:`keepstep.open` was given; described there."""
-
-    every: Interval
-    keep: KeepPolicy
-    mode: SaveMode
-    when_busy: WhenBusy
-    resume: str | int
-    init_from: str | None
-    read_once: bool | None
-    seed: int
-    mathematics: Mapping[str, Any] | None
-    accept_change: bool
-    config_digest: str | None
-    parallel: Mapping[str, Any]
-    samples_per_epoch: int | None
-    timeout_seconds: float
-    step_timeout_seconds: float
-    deadline_seconds: float
-    failed_saves_allowed: int
-    when_failing: WhenFailing
-    longest_pause_seconds: float
-    single_writer: bool
-    owns_preemption: bool
 
 
 class Session:
@@ -136,7 +101,7 @@ class Session:
         self._store = C10dStore(timeout_seconds=settings.timeout_seconds)
         self._state = AppState(rank=world.rank, seed=settings.seed)
         self._run = self._control.decide(self._open_run)
-        self._generation: _Generation | None = None
+        self._generation: Generation | None = None
         self._metrics: dict[str, float] = {}
         self._adapted: str | None = None
         self._preemption = preemption
@@ -635,7 +600,7 @@ class Session:
         self._watchdog.again()
         return self._restored().saves.begin(self._state, self.step, self._describe)
 
-    def _note_commit(self, active: "_Generation", *, is_typical: bool) -> None:
+    def _note_commit(self, active: Generation, *, is_typical: bool) -> None:
         """Tell the launcher of a new commit; without any, it gives up restarting some day."""
         latest = active.saves.latest
         if latest is None or latest == self._noted:
@@ -645,7 +610,7 @@ class Session:
         if self.world.is_coordinator and is_typical:
             active.sections.note(self._watchdog.longest)
 
-    def _report_stop(self, stop: Stop, agreed: Agreed, active: "_Generation") -> None:
+    def _report_stop(self, stop: Stop, agreed: Agreed, active: Generation) -> None:
         if self._keeps_folders:  # what is lost shows once the loop has saved its last folder
             active.ledger.record("stop", step=stop.step, reason=stop.reason)
         else:
@@ -728,12 +693,6 @@ class Session:
             if self.world.is_coordinator and not is_in_doubt:
                 end_start(self._storage, start)
 
-    def _failures_before(self, generation: int) -> Failures:
-        # The coordinator decides when to save.
-        return (
-            failures_before(self._storage, generation) if self.world.is_coordinator else Failures()
-        )
-
     def _is_first_on_node(self) -> bool:
         hosts = self._control.gather(socket.gethostname())
         return hosts.index(hosts[self.world.rank]) == self.world.rank
@@ -746,53 +705,24 @@ class Session:
         """Refuse now what could not be saved later. *Raises:* ``ConfigError`` on all ranks."""
         self._control.succeed(lambda: check_storable(self._state.save_dict()))
 
-    def _begin(self, resumed: Resumed) -> "_Generation":
-        if self.world.is_coordinator:
-            abort_stale_uploads(self._storage, resumed.generation)
-        ledger = Ledger(
-            open_log(self._storage, ledger_key(resumed.generation, self.world.rank)),
-            generation=resumed.generation,
-            rank=self.world.rank,
-        )
-        saver = Saver(
+    def _begin(self, resumed: Resumed) -> Generation:
+        return begin_generation(
             self._storage,
             self._store,
-            mode=self._settings.mode,
-            world=self.world,
+            resumed,
             run=self._run,
-            generation=resumed.generation,
-            nonce=resumed.nonce,
-            timeout_seconds=self._settings.timeout_seconds,
-            deadline_seconds=self._settings.deadline_seconds,
-            before_commit=ledger.flush,
+            settings=self._settings,
+            world=self.world,
+            control=self._control,
             is_hurried=lambda: self._preemption.notice is not None,
         )
-        retention = Retention(
-            self._storage, self._settings.keep, ledger, generation=resumed.generation
-        )
-        saves = Saves(
-            saver,
-            ledger,
-            self._control,
-            world=self.world,
-            latest=resumed.loaded.manifest.id if resumed.loaded else None,
-            failed_saves_allowed=self._settings.failed_saves_allowed,
-            when_failing=self._settings.when_failing,
-            longest_pause_seconds=self._settings.longest_pause_seconds,
-            pace=pace_of(self._settings.every, partial(self._failures_before, resumed.generation)),
-            after_commit=retention.committed if self.world.is_coordinator else _nothing,
-        )
-        skips = self._control.decide(lambda: read_skips(self._storage))
-        sections = SectionRecord(ledger)
-        work = WorkRecord(ledger)
-        return _Generation(resumed.generation, saves, retention, ledger, sections, work, skips)
 
-    def _active(self) -> "_Generation":
+    def _active(self) -> Generation:
         if self._is_closed:
             raise ConfigError("the session is closed; open another one to go on")
         return self._restored()
 
-    def _restored(self) -> "_Generation":
+    def _restored(self) -> Generation:
         if self._generation is None:
             raise ConfigError(
                 "call restore(), after track(), or fetch(), on every rank before the loop"
@@ -807,35 +737,19 @@ class Session:
 
     def _describe(self, tags: tuple[str, ...] = ()) -> Describe:
         """What the manifest of a save that begins now will say."""
-        draft = partial(
-            Manifest,
+        settings = self._settings
+        return draft_manifest(
             run=self._run,
             parent=self.latest,
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            keepstep_version=__version__,
-            torch_version=torch.__version__,
             world_size=self.world.world_size,
-            parallel=self._settings.parallel,
+            parallel=settings.parallel,
             progress=self._progress(),
             metrics=dict(self._metrics),
             tags=tags,
-            config_digest=self._settings.config_digest,
-            mathematics=self._settings.mathematics or {},
+            config_digest=settings.config_digest,
+            mathematics=settings.mathematics or {},
             adapted=self._adapted,
         )
-
-        def describe(
-            attempt: CheckpointId, objects: tuple[ObjectRecord, ...], state_digest: str
-        ) -> Manifest:
-            return draft(
-                step=attempt.step,
-                generation=attempt.generation,
-                attempt=attempt.attempt,
-                state_digest=state_digest,
-                objects=objects,
-            )
-
-        return describe
 
     def _progress(self) -> dict[str, int]:
         progress = {"samples": self.samples, "tokens": self.tokens}
@@ -852,21 +766,3 @@ class Session:
         # JSON has no NaN: what is not finite is written as text.
         shown = {name: n if math.isfinite(n) else str(n) for name, n in numbers.items()}
         ledger.record("step", step=self.step, samples=self.samples, metrics=shown)
-
-
-def _nothing() -> None:
-    """What other ranks do after a commit."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Generation:
-    """What a session has once it has restored."""
-
-    number: int
-    saves: Saves
-    retention: Retention
-    ledger: Ledger
-    sections: SectionRecord
-    work: WorkRecord
-    skips: tuple[Skip, ...]
-    """Data that is left out."""
