@@ -87,6 +87,19 @@ def test_the_plan_names_the_best_interval_and_what_others_lose(
     assert 'every = "' in capsys.readouterr().out
 
 
+def test_the_best_interval_is_the_best_with_announced_failures_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--stall", "30", "--mttf", "7200", "--recovery", "1800", "--notice-fraction", "0.8"]
+    assert main(["plan", *given, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best_seconds"]
+    costs = {"stall_seconds": 30.0, "failure_seconds": 7200.0, "recovery_seconds": 1800.0}
+    least = min(
+        range(100, 5000), key=lambda s: expected_waste(s, **costs, notice_fraction=0.8).total
+    )
+    assert best == pytest.approx(least, abs=1)
+
+
 def test_saves_are_not_planned_before_the_last_one_is_committed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -55,6 +55,12 @@ def test_clouds_are_asked_as_they_want_to_be(cloud: Cloud) -> None:
         assert 20 < seconds <= 61
 
 
+def test_on_azure_the_end_of_another_machine_is_no_notice() -> None:
+    with MetadataService() as service:
+        service.preempt(seconds=60, machine="trainers_4")
+        assert cloud_probe("azure", service.url).look() is None
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_a_clock_that_is_wrong_leaves_some_time(cloud: Cloud) -> None:
     with MetadataService() as service:

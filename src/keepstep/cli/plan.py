@@ -88,9 +88,15 @@ def plan(
 
 def best_interval(premises: Premises) -> float:
     """The availability-optimal interval, but no shorter than a save needs to be committed."""
-    failure_seconds = unannounced(premises.mttf, premises.notice_fraction)
-    best = availability_interval(premises.stall, failure_seconds, premises.recovery)
-    return max(best, _ROOM * premises.commit)
+    return max(_availability(premises), _ROOM * premises.commit)
+
+
+def _availability(premises: Premises) -> float:
+    # Announced failures cost a recovery too: there are so many more to each that is not.
+    share = premises.notice_fraction
+    return availability_interval(
+        premises.stall, unannounced(premises.mttf, share), unannounced(premises.recovery, share)
+    )
 
 
 def wastes(premises: Premises) -> list[Waste]:
@@ -158,9 +164,7 @@ def _document(premises: Premises) -> dict[str, object]:
         },
         "young_seconds": young_interval(premises.stall, failure_seconds),
         "daly_seconds": optimal_interval(premises.stall, failure_seconds),
-        "availability_seconds": availability_interval(
-            premises.stall, failure_seconds, premises.recovery
-        ),
+        "availability_seconds": _availability(premises),
         "best_seconds": best_interval(premises),
         "waste": [{**asdict(waste), "total": waste.total} for waste in wastes(premises)],
     }
@@ -180,12 +184,7 @@ def _print(premises: Premises) -> None:
     rows = [
         ("Young", duration_in_words(young_interval(premises.stall, failure_seconds))),
         ("Daly", duration_in_words(optimal_interval(premises.stall, failure_seconds))),
-        (
-            "availability",
-            duration_in_words(
-                availability_interval(premises.stall, failure_seconds, premises.recovery)
-            ),
-        ),
+        ("availability", duration_in_words(_availability(premises))),
     ]
     if premises.commit:
         rows.append((f"{_ROOM:g} x commit", duration_in_words(_ROOM * premises.commit)))

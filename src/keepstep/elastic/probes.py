@@ -107,20 +107,32 @@ class GcpProbe:
 
 @dataclass(slots=True)
 class AzureProbe:
-    """Azure's scheduled events: ``Preempt``, at least half a minute ahead."""
+    """Azure's scheduled events: ``Preempt``, at least half a minute ahead.
+
+    All machines of a scale set hear of the events of each.
+    """
 
     url: str = _METADATA
     name: str = "azure scheduled event"
+    _machine: str | None = None
 
     def look(self) -> float | None:
-        address = f"{self.url}/metadata/scheduledevents?api-version=2020-07-01"
-        document = json.loads(_get(address, {"Metadata": "true"}) or "{}")
+        document = json.loads(self._ask("scheduledevents?api-version=2020-07-01") or "{}")
         for event in document.get("Events", []):
-            if event.get("EventType") == "Preempt":
+            if event.get("EventType") == "Preempt" and self._is_ours(event.get("Resources")):
                 start = event.get("NotBefore")
                 # None before it has a time; empty once it has begun.
                 return _seconds_until(start, at_most=900.0) if start else _AZURE_SECONDS
         return None
+
+    def _is_ours(self, machines: Sequence[str] | None) -> bool:
+        """Whether this machine is among them; all are meant where none is named."""
+        if self._machine is None:
+            self._machine = self._ask("instance/compute/name?api-version=2021-02-01&format=text")
+        return not (machines and self._machine) or self._machine in machines
+
+    def _ask(self, path: str) -> str | None:
+        return _get(f"{self.url}/metadata/{path}", {"Metadata": "true"})
 
 
 _CLOUDS: dict[str, type[AwsProbe | GcpProbe | AzureProbe]] = {

@@ -13,7 +13,7 @@ class SectionClock:
 
     def __init__(self, section: str = "start") -> None:
         self._section = section
-        self._since_ns = time.monotonic_ns()
+        self._since_ns = self._asked_ns = time.monotonic_ns()
         self._spent_ns: dict[str, int] = {}
         # Nobody may see the end of one section before the beginning of the next.
         self._lock = threading.Lock()
@@ -21,6 +21,7 @@ class SectionClock:
     def enter(self, section: str, now_ns: int) -> None:
         """From ``now_ns`` on the monotonic clock on, it does that; nothing, if it has no name."""
         with self._lock:
+            now_ns = max(now_ns, self._asked_ns)  # what was said up to then was told already
             spent = self._spent_ns
             spent[self._section] = spent.get(self._section, 0) + now_ns - self._since_ns
             self._section = section
@@ -30,7 +31,8 @@ class SectionClock:
         """Nanoseconds by section, up to now. No number is ever smaller than it was before."""
         with self._lock:
             spent = dict(self._spent_ns)
-            running = time.monotonic_ns() - self._since_ns
+            self._asked_ns = max(time.monotonic_ns(), self._since_ns)
+            running = self._asked_ns - self._since_ns
             spent[self._section] = spent.get(self._section, 0) + running
         spent.pop("", None)
         return spent

@@ -403,7 +403,9 @@ class Session:
         """
         active = self._active()
         active.saves.finish()
-        with self._announced():  # or what the last commit made superfluous goes meanwhile
+        with self._announced(
+            claims=False
+        ):  # or what the last commit made superfluous goes meanwhile
             best = self._control.decide(lambda: best_checkpoint(self._storage, metric))
             if best is None:
                 return None
@@ -612,7 +614,9 @@ class Session:
 
     def _report_stop(self, stop: Stop, agreed: Agreed, active: Generation) -> None:
         if self._keeps_folders:  # what is lost shows once the loop has saved its last folder
-            active.ledger.record("stop", step=stop.step, reason=stop.reason)
+            active.ledger.record(
+                "stop", step=stop.step, reason=stop.reason, is_preempted=stop.is_preempted
+            )
         else:
             report_stop(stop, agreed, active.saves, active.ledger, self.world)
 
@@ -677,17 +681,20 @@ class Session:
         return str(catalog.run()["run"])  # something must be there already
 
     @contextmanager
-    def _announced(self) -> Iterator[Start]:
+    def _announced(self, *, claims: bool = True) -> Iterator[Start]:
         """Keep checkpoints from being pruned while one is chosen and loaded.
 
         And beyond, if the store does not answer: a claim that is under way may be carried out yet.
+
+        Args:
+            claims: Whether a generation is claimed meanwhile.
         """
         start = self._control.decide(lambda: announce_start(self._storage))
         is_in_doubt = False
         try:
             yield start
         except StorageUnavailable:
-            is_in_doubt = True
+            is_in_doubt = claims
             raise
         finally:
             if self.world.is_coordinator and not is_in_doubt:

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
+MACHINE = "trainers_3"
+"""What this machine is called."""
 _TOKEN = "a-token"  # noqa: S105  # of a service that guards nothing
 
 
@@ -19,6 +21,7 @@ class MetadataService:
 
     def __init__(self) -> None:
         self._ends: datetime | None = None
+        self._machine = MACHINE
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,9 +51,10 @@ class MetadataService:
         host, port = self._server.server_address[:2]
         return f"http://{host!s}:{port}"
 
-    def preempt(self, *, seconds: float) -> None:
-        """From now on say that this machine is taken away in so many seconds."""
+    def preempt(self, *, seconds: float, machine: str = MACHINE) -> None:
+        """From now on say that a machine is taken away in so many seconds: on Azure, all hear."""
         self._ends = datetime.now(UTC) + timedelta(seconds=seconds)
+        self._machine = machine
 
     def answer(self, path: str, headers: dict[str, str]) -> tuple[int, str]:
         """Status and body for a GET."""
@@ -61,8 +65,8 @@ class MetadataService:
             return self._aws(path)
         if path.startswith("/computeMetadata/"):
             return self._gcp(path) if given.get("metadata-flavor") == "Google" else (403, "")
-        if path.startswith("/metadata/scheduledevents"):
-            return self._azure() if given.get("metadata") == "true" else (400, "")
+        if path.startswith("/metadata/"):
+            return self._azure(path) if given.get("metadata") == "true" else (400, "")
         return 404, ""
 
     def __enter__(self) -> Self:
@@ -90,9 +94,11 @@ class MetadataService:
             return 404, ""
         return 200, "FALSE" if self._ends is None else "TRUE"
 
-    def _azure(self) -> tuple[int, str]:
+    def _azure(self, path: str) -> tuple[int, str]:
+        if path.startswith("/metadata/instance/compute/name"):
+            return 200, MACHINE
         events = []
         if self._ends is not None:
             start = self._ends.strftime("%a, %d %b %Y %H:%M:%S GMT")
-            events = [{"EventType": "Preempt", "NotBefore": start, "Resources": ["node"]}]
+            events = [{"EventType": "Preempt", "NotBefore": start, "Resources": [self._machine]}]
         return 200, json.dumps({"DocumentIncarnation": 1, "Events": events})
