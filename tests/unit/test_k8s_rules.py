@@ -326,6 +326,10 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         lambda o: spec(o, "PodDisruptionBudget/keepstep-trainer").update(minAvailable=1),
         r"minAvailable: is 1, and training needs 2 nodes; write 2",
     ),
+    "a budget of which nothing is left": (
+        lambda o: variable(o, "JOB_NODES").update(value="2:2"),
+        r"PodDisruptionBudget/keepstep-trainer: spec: all 2 nodes are needed: .*; delete this",
+    ),
     "a recipe that is not there": (
         lambda o: o.pop("ConfigMap/keepstep-recipe"),
         r"ConfigMap keepstep-recipe is not among",
