@@ -227,5 +227,9 @@ def test_karpenter_drains_nodes_with_trainers(rendered: dict[str, list[Manifest]
     assert "karpenter.sh/do-not-disrupt" not in annotations
 
 
+def test_applying_again_does_not_suspend_a_running_job(rendered: dict[str, list[Manifest]]) -> None:
+    assert "suspend" not in trainer_of(rendered["kueue"]).spec
+
+
 def budgets_of(manifests: list[Manifest]) -> list[str]:
     return sorted(one.name for one in Cluster(manifests).of_kind("PodDisruptionBudget"))
