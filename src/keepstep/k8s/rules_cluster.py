@@ -63,9 +63,7 @@ def budget(cluster: Cluster) -> Iterator[Finding]:
                 continue
             found_least = manifest.get("spec.minAvailable")
             if least == most:
-                wrong = (
-                    f"all {most} nodes are needed: it refuses each eviction, and no drain ends"
-                )
+                wrong = f"all {most} nodes are needed: it refuses each eviction, and no drain ends"
                 yield manifest.finding("spec", wrong, "delete this budget")
             elif found_least != least:
                 wrong = f"is {found_least}, and training needs {least} nodes"
