@@ -57,5 +57,5 @@ def test_a_signal_does_not_change_how_it_ends(
 
     monkeypatch.setattr("keepstep.launch.run._launch", launch)
     with pytest.raises(SystemExit):
-        run(["--log-dir", str(tmp_path), "script.py"])
+        run(["--log-dir", str(tmp_path), __file__])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
