@@ -147,6 +147,28 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         lambda o: job(o)["podFailurePolicy"]["rules"].pop(1),
         r"a preempted or evicted pod counts as a failure",
     ),
+    "a rule that never has its turn": (
+        lambda o: job(o)["podFailurePolicy"]["rules"].insert(
+            0, {"action": "Ignore", "onExitCodes": {"operator": "NotIn", "values": [1, 137]}}
+        ),
+        r"FailJob: lacks 64 \(USAGE\), 65",
+    ),
+    "crashes that are ignored": (
+        lambda o: job(o)["podFailurePolicy"]["rules"][2]["onExitCodes"].update(operator="NotIn"),
+        r"Ignore: lacks 85 .* should not have 1, .*137",
+    ),
+    "an index that fails at once": (
+        lambda o: job(o)["podFailurePolicy"]["rules"].append(
+            {"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [88]}}
+        ),
+        r"FailIndex: should not have 88",
+    ),
+    "disruption is charged by an earlier rule": (
+        lambda o: job(o)["podFailurePolicy"]["rules"].insert(
+            0, {"action": "Count", "onExitCodes": {"operator": "In", "values": [143]}}
+        ),
+        r"a preempted or evicted pod counts as a failure; .* before others",
+    ),
     "a rule for another container": (
         lambda o: job(o)["podFailurePolicy"]["rules"][0]["onExitCodes"].update(containerName="x"),
         r"rules\.0\.onExitCodes\.containerName: no container is called x; write trainer",
