@@ -213,7 +213,7 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
     "no probe": (lambda o: trainer(o).pop("livenessProbe"), r"livenessProbe: does not ask"),
     "slow to replace a lost node": (
         lambda o: pod(o)["tolerations"].pop(),
-        r"replaced after 300 s \(node\.kubernetes\.io/unreachable\)",
+        r"told to go after 300 s only \(node\.kubernetes\.io/unreachable\)",
     ),
     "last words elsewhere": (
         lambda o: argument(o, "--termination-log", "/tmp/words"),
