@@ -33,6 +33,11 @@ while :; do
 done
 """
 
+_SLEEP = """
+echo "$@" >> slept
+exec {sleep} "$@"
+"""
+
 _SCONTROL = """
 echo "$@" >> scontrol
 [ "$1" != show ] || echo "   JobState=$STATE Reason=None"
@@ -66,7 +71,9 @@ class Batch:
         self.directory = directory
         programs = directory / "bin"
         programs.mkdir()
-        for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL), ("keepstep", keepstep)):
+        sleep = _SLEEP.format(sleep=shutil.which("sleep"))
+        pretenders = {"srun": _SRUN, "scontrol": _SCONTROL, "keepstep": keepstep, "sleep": sleep}
+        for name, text in pretenders.items():
             (programs / name).write_text(f"#!/bin/sh{text}")
             (programs / name).chmod(0o755)
         slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURMD_NODENAME": "127.0.0.1"}
@@ -149,7 +156,14 @@ def test_a_notice_does_not_hide_what_no_start_would_cure(make_batch: MakeBatch) 
     assert batch.said("scontrol") == ""
 
 
-@pytest.mark.parametrize("code", [0, 1, 69, 78, 87, 93])
+def test_a_store_that_failed_is_given_time(make_batch: MakeBatch) -> None:
+    batch = make_batch(CODE="69", STORE_PAUSE="0.07", JOB_STORE="elsewhere")
+    assert batch.end() == 69, batch.said("log")
+    assert batch.said("slept") == "0.07\n"
+    assert "requeue 7" in batch.said("scontrol")
+
+
+@pytest.mark.parametrize("code", [0, 1, 78, 87, 93])
 def test_what_is_over_is_not(make_batch: MakeBatch, code: int) -> None:
     batch = make_batch(CODE=str(code))
     assert batch.end() == code, batch.said("log")

@@ -311,6 +311,12 @@ def test_verify_without_anything_committed_is_66(tmp_path: Path, keepstep: Keeps
         assert keepstep("verify", run.uri, *words)[0] == ExitCode.NO_CHECKPOINT
 
 
+def test_verify_of_a_run_that_may_be_empty_is_0(tmp_path: Path, keepstep: Keepstep) -> None:
+    code, out, _ = keepstep("verify", str(tmp_path), "--all", "--may-be-empty")
+    assert code == ExitCode.OK
+    assert "nothing has been committed yet" in out
+
+
 def test_config_show_prints_a_recipe_that_resolves_to_itself(
     tmp_path: Path, keepstep: Keepstep
 ) -> None:

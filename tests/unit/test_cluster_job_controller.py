@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from keepstep.k8s.failure_policy import Action, verdict_on
 from keepstep.testing.cluster.job_controller import JobController, Orders, parse_indexes
-from keepstep.testing.cluster.pod_failure_policy import Action, Phase, PodFacts, verdict_on
+from keepstep.testing.cluster.pod_facts import Phase, PodFacts
 
 DISRUPTED = {"DisruptionTarget": "True"}
 IGNORE_DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}

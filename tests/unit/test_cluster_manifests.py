@@ -234,3 +234,8 @@ metadata: {name: p}
         manifests.container("Deployment", "d", "x")
     with pytest.raises(ValueError, match="not a manifest"):
         parse_manifests("{a: 1}")
+
+
+def test_an_empty_term_of_an_affinity_matches_no_node() -> None:
+    rule = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{}]}}
+    assert not fits(SPOT, [], {"affinity": {"nodeAffinity": rule}})

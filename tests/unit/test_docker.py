@@ -1,6 +1,7 @@
 """The Dockerfile and the compose file: what can be said of them without an engine."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +40,33 @@ def test_both_targets_run_as_the_user_of_the_manifests() -> None:
     assert ("runtime", "cuda") in stages
     assert instruction("USER") == ["10001:10001"]
     assert (ROOT / "k8s/base/trainer.yaml").read_text().count("runAsUser: 10001") == 1
+
+
+def test_no_package_index_is_named() -> None:
+    assert "ARG TORCH_INDEX=\n" in TEXT
+    assert "https://" not in TEXT
+
+
+@pytest.mark.parametrize(
+    ("index", "version", "options"),
+    [("", "torch==2.0", []), ("http://i", "torch==2.0+cpu", ["--extra-index-url", "http://i"])],
+)
+def test_an_index_of_its_own_has_builds_without_gpus(
+    tmp_path: Path, index: str, version: str, options: list[str]
+) -> None:
+    (command,) = [text for text in instruction("RUN") if text.startswith("sed ")]
+    (tmp_path / "constraints.txt").write_text("torch==2.0\n")
+    pip = "pip() { printf '%s\\n' \"$@\"; }; "
+    done = subprocess.run(
+        ["sh", "-euc", pip + command],
+        cwd=tmp_path,
+        env={**os.environ, "TORCH_INDEX": index},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / "pinned.txt").read_text() == f"{version}\n"
+    assert done.stdout.split() == ["install", "--constraint", "pinned.txt", *options, "torch"]
 
 
 def test_all_that_is_copied_gets_past_the_ignore_file() -> None:

@@ -57,8 +57,33 @@ def test_one_that_has_not_looked_for_long_is_ill(place: Path) -> None:
 @pytest.mark.parametrize("section", [MEETING, ENDING])
 def test_meeting_and_ending_have_time_limits_of_their_own(place: Path, section: str) -> None:
     agent(place, section, age_seconds=500)
+    worker(place, late_seconds=-10)
+    assert only(place).problems == ()
+
+
+def test_workers_of_before_a_meeting_do_not_count(place: Path) -> None:
+    agent(place, MEETING)
     worker(place, late_seconds=500)
     assert only(place).problems == ()
+
+
+def test_a_worker_that_hangs_while_it_is_being_ended_is_named(place: Path) -> None:
+    agent(place, ENDING)
+    worker(place, late_seconds=61)
+    assert "rank 3 should have been through with section 'save' 61 s ago" in only(place).problems[0]
+
+
+def test_a_worker_that_has_ended_is_not_late(place: Path) -> None:
+    agent(place, ENDING)
+    pid = os.fork()
+    if pid == 0:
+        worker(place, late_seconds=61)
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    try:
+        assert only(place).problems == ()
+    finally:
+        os.waitpid(pid, 0)
 
 
 def test_a_worker_that_should_have_been_ended_is_named(place: Path) -> None:

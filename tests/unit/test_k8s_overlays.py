@@ -213,3 +213,23 @@ def test_a_train_job_says_that_its_size_is_fixed(rendered: dict[str, list[Manife
     trainer = trainer_of(rendered["trainjob"])
     assert trainer.nodes == (4, 4)
     assert "FIXED" in (K8S / "overlays" / "trainjob" / "kustomization.yaml").read_text()
+
+
+def test_the_budget_of_a_fixed_size_does_not_block_drains(
+    rendered: dict[str, list[Manifest]],
+) -> None:
+    assert budgets_of(rendered["trainjob"]) == ["keepstep-store"]
+    assert budgets_of(rendered["base"]) == ["keepstep-store", "keepstep-trainer"]
+
+
+def test_karpenter_drains_nodes_with_trainers(rendered: dict[str, list[Manifest]]) -> None:
+    annotations = at(trainer_of(rendered["eks-spot"]).spec, "template.metadata.annotations")
+    assert "karpenter.sh/do-not-disrupt" not in annotations
+
+
+def test_applying_again_does_not_suspend_a_running_job(rendered: dict[str, list[Manifest]]) -> None:
+    assert "suspend" not in trainer_of(rendered["kueue"]).spec
+
+
+def budgets_of(manifests: list[Manifest]) -> list[str]:
+    return sorted(one.name for one in Cluster(manifests).of_kind("PodDisruptionBudget"))

@@ -147,6 +147,28 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         lambda o: job(o)["podFailurePolicy"]["rules"].pop(1),
         r"a preempted or evicted pod counts as a failure",
     ),
+    "a rule that never has its turn": (
+        lambda o: job(o)["podFailurePolicy"]["rules"].insert(
+            0, {"action": "Ignore", "onExitCodes": {"operator": "NotIn", "values": [1, 137]}}
+        ),
+        r"FailJob: lacks 64 \(USAGE\), 65",
+    ),
+    "crashes that are ignored": (
+        lambda o: job(o)["podFailurePolicy"]["rules"][2]["onExitCodes"].update(operator="NotIn"),
+        r"Ignore: lacks 85 .* should not have 1, .*137",
+    ),
+    "an index that fails at once": (
+        lambda o: job(o)["podFailurePolicy"]["rules"].append(
+            {"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [88]}}
+        ),
+        r"FailIndex: should not have 88",
+    ),
+    "disruption is charged by an earlier rule": (
+        lambda o: job(o)["podFailurePolicy"]["rules"].insert(
+            0, {"action": "Count", "onExitCodes": {"operator": "In", "values": [143]}}
+        ),
+        r"a preempted or evicted pod counts as a failure; .* before others",
+    ),
     "a rule for another container": (
         lambda o: job(o)["podFailurePolicy"]["rules"][0]["onExitCodes"].update(containerName="x"),
         r"rules\.0\.onExitCodes\.containerName: no container is called x; write trainer",
@@ -191,7 +213,7 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
     "no probe": (lambda o: trainer(o).pop("livenessProbe"), r"livenessProbe: does not ask"),
     "slow to replace a lost node": (
         lambda o: pod(o)["tolerations"].pop(),
-        r"replaced after 300 s \(node\.kubernetes\.io/unreachable\)",
+        r"told to go after 300 s only \(node\.kubernetes\.io/unreachable\)",
     ),
     "last words elsewhere": (
         lambda o: argument(o, "--termination-log", "/tmp/words"),
@@ -325,6 +347,10 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
     "a drain below the minimum": (
         lambda o: spec(o, "PodDisruptionBudget/keepstep-trainer").update(minAvailable=1),
         r"minAvailable: is 1, and training needs 2 nodes; write 2",
+    ),
+    "a budget of which nothing is left": (
+        lambda o: variable(o, "JOB_NODES").update(value="2:2"),
+        r"PodDisruptionBudget/keepstep-trainer: spec: all 2 nodes are needed: .*; delete this",
     ),
     "a recipe that is not there": (
         lambda o: o.pop("ConfigMap/keepstep-recipe"),

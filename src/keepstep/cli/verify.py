@@ -42,6 +42,7 @@ def verify(
     *,
     all: Flag = False,
     data: str = "all",
+    may_be_empty: Flag = False,
     json: Flag = False,
 ) -> int:
     """Read a checkpoint back and check every byte of it; exit 65 if any is damaged.
@@ -57,6 +58,8 @@ def verify(
     data
         Which bytes of the tensors to read: all; 3/7 for the third of seven parts; rotate/7 for a
         part that changes every day (UTC). Manifests, indexes and sizes are always checked.
+    may_be_empty
+        Exit 0 if nothing has been committed yet, as before the first save of a run; else 66.
     json
         Print JSON.
     """
@@ -64,19 +67,23 @@ def verify(
         raise UsageError(f"verify takes a step or --all, not both: leave out {step} or --all")
     part = _part(data)
     storage = open_storage(uri)
-    catalog = open_run(storage)
+    catalog = Catalog(storage) if may_be_empty else open_run(storage)
     verdicts = []
-    for entry in _chosen(storage, catalog, step, all=all):
+    for entry in _chosen(storage, catalog, step, all=all, may_be_empty=may_be_empty):
         verdict = _verdict(storage, catalog, entry, part)
         verdicts.append(verdict)
         if not json:
             _print_verdict(verdict)
+    if not verdicts and not json:
+        print(f"{storage.uri}: nothing has been committed yet")
     if json:
         print_json({"uri": storage.uri, "checkpoints": verdicts})
     return _exit_code(verdicts)
 
 
-def _chosen(storage: Storage, catalog: Catalog, step: str | None, *, all: bool) -> list[Entry]:
+def _chosen(
+    storage: Storage, catalog: Catalog, step: str | None, *, all: bool, may_be_empty: bool
+) -> list[Entry]:
     entries = catalog.entries()
     if step is not None:
         entry = find_entry(storage, entries, step)
@@ -88,6 +95,8 @@ def _chosen(storage: Storage, catalog: Catalog, step: str | None, *, all: bool) 
         return sorted(committed + quarantined, key=lambda entry: entry.id)
     if committed:
         return committed[-1:]
+    if may_be_empty and not quarantined:
+        return []
     aside = f" ({len(quarantined)} quarantined: see --all)" if quarantined else ""
     raise NoCheckpointError(f"{storage.uri} has no committed checkpoint{aside}")
 

@@ -17,7 +17,8 @@ AGENT_FILE = "agent"
 MEETING = "meeting"
 WATCHING = "watching"
 ENDING = "ending"
-"""What a launcher does. Only while it watches does it beat: the rest has time limits of its own."""
+"""What a launcher does. Only while it watches does it beat: the rest has time limits of its own.
+While it ends workers, those that live still have their deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def look(directories: list[Path], *, max_age_seconds: float) -> list[Health]:
     """The health of every launcher that lives. Directories that dead ones have left do not count.
 
     A launcher is ill if it has not looked at its workers for so long, or if one of them is over
-    its deadline for so long, and nobody has ended it.
+    its deadline for so long, and nobody has ended it: also while the launcher ends its workers.
     """
     now = time.monotonic_ns()
     max_age_ns = int(max_age_seconds * 1e9)
@@ -63,7 +64,7 @@ def _health(root: Path, agent: Beat, now: int, max_age_ns: int) -> Health:
         age = (now - agent.since_ns) / 1e9
         problems.append(f"launcher {agent.pid} has not looked at its workers for {age:.0f} s")
     for rank, beat in workers.items():
-        if agent.section == WATCHING and 0 < beat.deadline_ns < now - max_age_ns:
+        if _is_left_over(agent, beat) and 0 < beat.deadline_ns < now - max_age_ns:
             late = (now - beat.deadline_ns) / 1e9
             problems.append(
                 f"rank {rank} should have been through with section {beat.section!r} {late:.0f} s "
@@ -71,6 +72,11 @@ def _health(root: Path, agent: Beat, now: int, max_age_ns: int) -> Health:
             )
     newest = max((beat.committed_step for beat in workers.values()), default=-1)
     return Health(agent.pid, agent.section, newest, tuple(problems))
+
+
+def _is_left_over(agent: Beat, worker: Beat) -> bool:
+    """Whether its being late says that nobody ends it. One that has ended says nothing any more."""
+    return agent.section == WATCHING or (agent.section == ENDING and _runs(worker.pid))
 
 
 def _workers(root: Path, starts: int) -> Iterator[tuple[int, Beat]]:
@@ -88,3 +94,12 @@ def _lives(pid: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+def _runs(pid: int) -> bool:
+    """Whether it lives and has not ended: one that nobody has waited for yet has no work left."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # gone, or no such files on this system
+        return False
+    return state not in ("Z", "X")

@@ -51,17 +51,21 @@ def selectors(cluster: Cluster) -> Iterator[Finding]:
 
 
 def budget(cluster: Cluster) -> Iterator[Finding]:
-    """A drain must leave the least number of nodes."""
+    """A drain must leave the least number of nodes, and must come to its end."""
     for trainer in [
         one for one in cluster.workloads if one.verb == "run" and one.nodes is not None
     ]:
         assert trainer.nodes is not None
-        least = trainer.nodes[0]
+        least, most = trainer.nodes
         for manifest in cluster.manifests:
             is_ours = fits(manifest.get("spec.selector"), trainer.labels)
             if manifest.kind != "PodDisruptionBudget" or not is_ours:
                 continue
-            if (found_least := manifest.get("spec.minAvailable")) != least:
+            found_least = manifest.get("spec.minAvailable")
+            if least == most:
+                wrong = f"all {most} nodes are needed: it refuses each eviction, and no drain ends"
+                yield manifest.finding("spec", wrong, "delete this budget")
+            elif found_least != least:
                 wrong = f"is {found_least}, and training needs {least} nodes"
                 yield manifest.finding("spec.minAvailable", wrong, f"write {least}")
 

@@ -1,14 +1,28 @@
 """What a Job must say so that a preempted node is replaced, and a hopeless job ends."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from keepstep.errors import FINAL_CODES, ExitCode
-from keepstep.k8s.manifest import Body, Finding, at, items
+from keepstep.k8s.failure_policy import Action, Rule, verdict_on
+from keepstep.k8s.manifest import Finding, at, items
 from keepstep.k8s.workload import Workload
 
 STOP_CODES = FINAL_CODES - {ExitCode.STORAGE_UNAVAILABLE, ExitCode.FENCED}
 """After which the Job is to fail. A store may be back later, a fenced node may join the others."""
 UNCOUNTED_CODES = frozenset({ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED, ExitCode.FENCED})
+
+_BROKEN_CODES = (1, 137, 143)
+"""Of a program that breaks, and of one that is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A pod, as it may be found."""
+
+    name: str
+    exit_codes: Mapping[str, int]
+    conditions: Mapping[str, str]
 
 
 def restart_policy(workload: Workload) -> Iterator[Finding]:
@@ -81,31 +95,26 @@ def success(workload: Workload) -> Iterator[Finding]:
 
 
 def failure_rules(workload: Workload) -> Iterator[Finding]:
-    """Exit codes as docs/errors.md has them."""
+    """Exit codes as docs/errors.md has them. Of several rules that match, the first decides."""
     if not workload.is_job:
         return
-    rules = items(workload.spec, "podFailurePolicy.rules")
-    wanted = {"FailJob": STOP_CODES} | ({"Ignore": UNCOUNTED_CODES} if _trains(workload) else {})
+    wanted = {Action.FAIL_JOB: STOP_CODES}
+    if _trains(workload):
+        wanted |= {Action.IGNORE: UNCOUNTED_CODES, Action.FAIL_INDEX: frozenset()}
+    found = {code: _action_after(workload, code) for code in _codes(workload)}
     for action, codes in wanted.items():
-        found = _codes(rules, action)
-        if wrong := _difference(found, codes):
+        if wrong := _difference({code for code in found if found[code] is action}, codes):
             values = f"write action {action} for values: {sorted(map(int, codes))}"
             yield workload.of_job("podFailurePolicy.rules", f"{action}: {wrong}", values)
 
 
 def disruption(workload: Workload) -> Iterator[Finding]:
-    rules = items(workload.spec, "podFailurePolicy.rules")
-    ignored = [
-        condition
-        for rule in rules
-        if rule.get("action") == "Ignore"
-        for condition in items(rule, "onPodConditions")
-    ]
-    if workload.is_job and "DisruptionTarget" not in [one.get("type") for one in ignored]:
+    after = {_action_after(workload, code, "DisruptionTarget") for code in _BROKEN_CODES}
+    if workload.is_job and after != {Action.IGNORE}:
         yield workload.of_job(
             "podFailurePolicy.rules",
             "a preempted or evicted pod counts as a failure",
-            "add action Ignore, onPodConditions: [{type: DisruptionTarget}]",
+            "add action Ignore, onPodConditions: [{type: DisruptionTarget}], before others",
         )
 
 
@@ -135,13 +144,29 @@ def _trains(workload: Workload) -> bool:
     return workload.verb == "run"
 
 
-def _codes(rules: Sequence[Body], action: str) -> set[int]:
-    return {
-        code
-        for rule in rules
-        if rule.get("action") == action and at(rule, "onExitCodes.operator") == "In"
-        for code in at(rule, "onExitCodes.values") or []
-    }
+def _codes(workload: Workload) -> set[int]:
+    """keepstep's own, those of what breaks, and all that the rules name."""
+    listed = [at(rule, "onExitCodes.values") or [] for rule in _rules(workload)]
+    own = {int(code) for code in ExitCode if code}
+    return own.union(_BROKEN_CODES, *listed)
+
+
+def _action_after(workload: Workload, code: int, *conditions: str) -> Action:
+    name = str(workload.container.get("name"))
+    ended = _Ended(name, {name: code}, dict.fromkeys(conditions, "True"))
+    return verdict_on(ended, _rules(workload)).action
+
+
+def _rules(workload: Workload) -> list[Rule]:
+    """Those that a cluster would take."""
+    return [one for one in items(workload.spec, "podFailurePolicy.rules") if _is_valid(one)]
+
+
+def _is_valid(rule: Rule) -> bool:
+    codes, patterns = at(rule, "onExitCodes"), items(rule, "onPodConditions")
+    asks_codes = isinstance(at(codes, "values"), list) and at(codes, "operator") in ("In", "NotIn")
+    asks_conditions = codes is None and all("type" in pattern for pattern in patterns)
+    return rule.get("action") in list(Action) and (asks_codes or asks_conditions)
 
 
 def _difference(found: set[int], wanted: frozenset[ExitCode]) -> str:

@@ -102,7 +102,7 @@ def absence(workload: Workload) -> Iterator[Finding]:
         if seconds is None or seconds > _LONGEST_ABSENCE_SECONDS:
             yield workload.of_pod(
                 "tolerations",
-                f"a pod on a lost node is replaced after {seconds or 300} s ({key})",
+                f"a pod on a lost node is told to go after {seconds or 300} s only ({key})",
                 "add it with effect: NoExecute, tolerationSeconds: 20",
             )
 

@@ -56,8 +56,10 @@ def run(arguments: Sequence[str]) -> int:
         options.log_dir = str(logs)
         job = _job(options, heartbeats, logs)
         with last_words_left(options.termination_log, job, os.environ):
-            code = job.exit_code = _launch(options, job)
-            _hear_no_more(job.signals)
+            try:
+                code = job.exit_code = _launch(options, job)
+            finally:
+                _hear_no_more(job.signals)
         if code == ExitCode.OK and options.is_log_dir_ours:
             shutil.rmtree(logs, ignore_errors=True)
     return code

@@ -23,6 +23,10 @@ def last_words_left(path: Path | None, job: "Job", environ: Mapping[str, str]) -
     """Leave them there, if anywhere, however the launcher ends."""
     try:
         yield
+    except SystemExit as left:  # by intention, with a code
+        if isinstance(left.code, int):
+            job.exit_code = left.code
+        raise
     except BaseException as error:
         job.cause = f"{type(error).__name__}: {error}"
         raise

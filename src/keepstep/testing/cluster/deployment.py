@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keepstep.testing.cluster.pod_failure_policy import PodFacts
+from keepstep.testing.cluster.pod_facts import PodFacts
 
 
 @dataclass(slots=True)

@@ -10,13 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keepstep.testing.cluster.pod_failure_policy import (
-    Action,
-    Phase,
-    PodFacts,
-    Verdict,
-    verdict_on,
-)
+from keepstep.k8s.failure_policy import Action, Verdict, verdict_on
+from keepstep.testing.cluster.pod_facts import Phase, PodFacts
 
 _KNOWN = frozenset(
     {

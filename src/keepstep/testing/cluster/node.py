@@ -51,8 +51,9 @@ def fits(labels: Mapping[str, str], taints: Sequence[Mapping[str, str]], spec: M
     if required is None:
         return True
     return any(
-        all(_matches(labels, expression) for expression in term.get("matchExpressions", []))
+        all(_matches(labels, expression) for expression in term["matchExpressions"])
         for term in required["nodeSelectorTerms"]
+        if term.get("matchExpressions")  # an empty term matches no node
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from keepstep.testing.cluster.container import Container
 from keepstep.testing.cluster.manifests import Manifest
-from keepstep.testing.cluster.pod_failure_policy import Phase, PodFacts
+from keepstep.testing.cluster.pod_facts import Phase, PodFacts
 
 DISRUPTION = "DisruptionTarget"
 _CRASH_BACKOFF_SECONDS, _LONGEST_CRASH_BACKOFF_SECONDS = 10.0, 300.0

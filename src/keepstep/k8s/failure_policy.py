@@ -1,24 +1,11 @@
 """What a Job's ``podFailurePolicy`` says of a pod that failed: the first rule that matches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 Rule = Mapping[str, Any]
-
-
-class Phase(StrEnum):
-    """Of a pod."""
-
-    PENDING = "Pending"
-    RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (Phase.SUCCEEDED, Phase.FAILED)
 
 
 class Action(StrEnum):
@@ -30,21 +17,18 @@ class Action(StrEnum):
     FAIL_JOB = "FailJob"
 
 
-@dataclass(frozen=True, slots=True)
-class PodFacts:
-    """What the Job controller sees of a pod."""
+class FailedPod(Protocol):
+    """What the rules ask about."""
 
-    name: str
-    index: int
-    phase: Phase
-    is_terminating: bool = False
-    """Whether its deletion was asked for."""
-    exit_codes: Mapping[str, int] = field(default_factory=dict)
-    """By container, of those that have ended; init containers last."""
-    conditions: Mapping[str, str] = field(default_factory=dict)
-    """Status by type."""
-    ended_seconds: float = 0.0
-    """When its last container ended, on the cluster's clock."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def exit_codes(self) -> Mapping[str, int]:
+        """By container, of those that have ended."""
+
+    @property
+    def conditions(self) -> Mapping[str, str]:
+        """Status by type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +41,8 @@ class Verdict:
     why: str
 
 
-def verdict_on(pod: PodFacts, rules: Sequence[Rule]) -> Verdict:
-    """The action of the first rule that matches."""
+def verdict_on(pod: FailedPod, rules: Sequence[Rule]) -> Verdict:
+    """The action of the first rule that matches. The rules are valid by the schema."""
     for number, rule in enumerate(rules):
         why = _why_matching(pod, rule)
         if why:
@@ -66,7 +50,7 @@ def verdict_on(pod: PodFacts, rules: Sequence[Rule]) -> Verdict:
     return Verdict(Action.COUNT, None, f"pod {pod.name} matches no rule")
 
 
-def _why_matching(pod: PodFacts, rule: Rule) -> str | None:
+def _why_matching(pod: FailedPod, rule: Rule) -> str | None:
     if "onExitCodes" in rule:
         return _matching_exit_code(pod, rule["onExitCodes"])
     for pattern in rule.get("onPodConditions", ()):
@@ -75,7 +59,7 @@ def _why_matching(pod: PodFacts, rule: Rule) -> str | None:
     return None
 
 
-def _matching_exit_code(pod: PodFacts, wanted: Mapping[str, Any]) -> str | None:
+def _matching_exit_code(pod: FailedPod, wanted: Mapping[str, Any]) -> str | None:
     """Only containers that have ended count, and 0 never matches, not even ``NotIn``."""
     container = wanted.get("containerName")
     for name, code in pod.exit_codes.items():
