@@ -92,7 +92,11 @@ Thread 0x00007f02 (most recent call first):
 
 @pytest.mark.parametrize(
     ("place", "waits"),
-    [("/site-packages/torch/distributed/distributed_c10d.py", True), ("/home/me/data.py", False)],
+    [
+        ("/site-packages/torch/distributed/distributed_c10d.py", True),
+        ("/home/me/data.py", False),
+        ("/torch/distributed/elastic/multiprocessing/errors/__init__.py", False),
+    ],
 )
 def test_only_the_main_threads_place_counts(place: str, *, waits: bool) -> None:
     assert is_waiting(_STACKS.format(place=place)) is waits

@@ -23,6 +23,9 @@ _INNERMOST_FRAMES = 12
 _WAITS = ("/torch/distributed/", "/torch/autograd/graph.py", "/keepstep/checkpoint/store.py")
 """Files whose functions, innermost on the main thread, speak for a wait for other ranks."""
 
+_WRAPS = "/torch/distributed/elastic/"
+"""Around a whole trainer, by its decorator ``record``: no wait, however near."""
+
 _LOST_PEER = (
     *("CoordinationError", "BarrierTimeout", "DistNetworkError"),
     *("Connection closed by peer", "Connection reset by peer", "remote process exited"),
@@ -181,7 +184,7 @@ def read_stacks(heartbeats: Path, rank: int) -> str:
 def is_waiting(stacks: str) -> bool:
     """Whether the main thread, which is the last, was in a call that waits for other ranks."""
     main_thread = stacks.rpartition("Thread 0x")[2].splitlines()[1 : 1 + _INNERMOST_FRAMES]
-    return any(place in frame for frame in main_thread for place in _WAITS)
+    return any(place in frame and _WRAPS not in frame for frame in main_thread for place in _WAITS)
 
 
 def last_lines(path: Path) -> list[str]:

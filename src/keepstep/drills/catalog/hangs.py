@@ -7,10 +7,12 @@ from keepstep.drills.node_acts import (
     Commit,
     Deed,
     End,
+    Hear,
     Join,
     Reach,
     Release,
     hold,
+    pace,
 )
 from keepstep.drills.scenario import Drill, Ending, Scale
 
@@ -71,19 +73,25 @@ def _busy(scale: Scale, name: str, action: str, what: str) -> Drill:
 
 
 def _frozen(scale: Scale) -> Drill:
-    step, later = scale.kill_step - 1, scale.kill_step + scale.save_every + 1
+    step, later = scale.kill_step - 1, scale.kill_step + 2
     return drill(
         "node-frozen",
         "D7",
         f"One of three nodes, agent and worker, is frozen after step {step}. The others go on; it "
-        f"is thawed after step {later}, and has done no harm.",
-        Assemble(count=3, failpoints=f"{hold(step)};{hold(later, restart=1)}", worlds=(3, 2)),
+        f"is thawed after step {later}, has done no harm, and is taken back after the next commit.",
+        Assemble(
+            count=3,
+            failpoints=f"{hold(step)};{hold(later, restart=1)};{pace(later + 1, scale.steps)}",
+            worlds=(3, 2, 3),
+        ),
         Reach("step.after", step),
         Commit(step - scale.save_every + 1),
-        Befall(Deed.FREEZE, "rank 2"),
+        Hear("rank 2", "waits for round"),
+        Befall(Deed.FREEZE, "same"),
         Release(),
         Reach("step.after", later),
         Befall(Deed.THAW, "same"),
+        Hear("same", "waits for round"),
         Release(),
         End(),
         judges=("hops_keep_state", *RESUMED),

@@ -71,11 +71,11 @@ def _too_late(scale: Scale) -> Drill:
     return drill(
         "notice-too-late",
         "D6",
-        f"All nodes are told to go after step {step}, with 1 s to do so, while the save of step "
-        f"{save} takes 6 s. They end with 86 and say what is lost.",
+        f"All nodes are told to go after step {step}, with 2 s to do so, while the save of step "
+        f"{save} takes 8 s. They end with 86 and say what is lost.",
         Assemble(
-            failpoints=f"write.middle=sleep:6@step:{save};{hold(step)};{_paced(step)}",
-            settings=(("preemption.grace_seconds", 1), ("checkpoint.when_busy", "skip")),
+            failpoints=f"write.middle=sleep:8@step:{save};{hold(step)}",
+            settings=(("preemption.grace_seconds", 2), ("checkpoint.when_busy", "skip")),
             worlds=(2, 2),
         ),
         Reach("step.after", step),

@@ -64,7 +64,7 @@ def _coordinator(scale: Scale) -> Drill:
             worlds=(3, 2),
         ),
         Reach("publish.before", step),
-        Befall(Deed.CUT, "same"),
+        Befall(Deed.CUT, "rank 0"),
         Commit(step, generation=2),
         Release(),
         End((("same", Ending.FENCED), ("others", Ending.COMPLETE))),

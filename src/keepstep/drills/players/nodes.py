@@ -21,7 +21,6 @@ from keepstep.testing.freezer import Freezer
 from keepstep.testing.nodes import kill_tree
 
 _CLUSTER = "cluster"
-_STILL_THERE = ("stop", "loop", "hold")
 _STACKS = "was here:"
 _STACKS_LENGTH = 2000
 
@@ -59,11 +58,9 @@ def play_reach(stage: Stage, act: Reach) -> None:
         return len(fired) >= act.ranks and (not stops or len(cluster.stopped()) >= act.ranks)
 
     cluster.await_true(has_acted, f"{act.ranks} rank(s) come to {where}")
-    last = cluster.fired(act.site, act.step)[-1]
-    if last["action"] in _STILL_THERE:
-        node = cluster.node(f"rank {last['rank']}")
-        if act.is_culprit:
-            stage.notes.setdefault("culprits", []).append([node, last["rank"]])
+    if act.is_culprit:
+        rank = cluster.fired(act.site, act.step)[-1]["rank"]
+        stage.notes.setdefault("culprits", []).append([cluster.node(f"rank {rank}"), rank])
 
 
 def play_release(stage: Stage, act: Release) -> None:
