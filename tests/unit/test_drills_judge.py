@@ -203,16 +203,26 @@ def with_notes(evidence: Evidence, **changes: object) -> Evidence:
     return replace(evidence, notes={**evidence.notes, **changes})
 
 
+def without_shards(evidence: Evidence) -> Evidence:
+    return with_state(with_state(evidence, 0, shards={}), 1, shards={})
+
+
 def wrong_restores(name: str) -> list[tuple[str, str, Callable[[Evidence], Evidence]]]:
     """What each judge of restores must find out."""
     half, weight = ("model.weight", (1, 0)), "crc64:0000000000000001"
     rng = {**live(1, 4).whole, "ranks.00001.rng.torch": "crc64:0"}
+    no_rng, no_lr = ({fqn: live(1, 4).whole[fqn]} for fqn in live(1, 4).whole)
+    more = {"samples": 16, "epoch": 1}
     return [
         (name, "rank 1: progress.samples", lambda e: with_state(e, 1, progress={"samples": 17})),
         (name, "rank 1: ranks.00001.rng.torch", lambda e: with_state(e, 1, whole=rng)),
         (name, "rank 0: optim.lr", lambda e: with_state(e, 0, whole={"optim.lr": "crc32c:02"})),
         (name, "rank 1: model.weight", lambda e: with_state(e, 1, shards={half: weight})),
         (name, "together: model.weight", lambda e: with_state(e, 1, shards={})),
+        (name, "together: model.weight was restored as None", without_shards),
+        (name, "together: ranks.00001.rng.torch", lambda e: with_state(e, 1, whole=no_rng)),
+        (name, "rank 1: optim.lr was restored as None", lambda e: with_state(e, 1, whole=no_lr)),
+        (name, "rank 1: progress.epoch", lambda e: with_state(e, 1, progress=more)),
     ]
 
 
