@@ -207,3 +207,10 @@ def test_a_step_recorded_twice_by_a_rank_shows_twice_its_samples(storage: LocalS
     line = json.dumps({**again, "losses_hex": ["0x0.0p+0"], "time": 1.0}) + "\n"
     storage.append(ledger_key(2, 0), line.encode())
     assert read_history(storage).steps[-1].ids == (60, 61, 60, 61, 62, 63)
+
+
+def test_what_retention_removed_is_known_from_the_ledger(storage: LocalStorage) -> None:
+    name = "000000000002-g000001-000000000002"
+    prune = {"event": "prune", "generation": 2, "rank": 0, "keep": "last=1", "removed": [name]}
+    storage.append(ledger_key(2, 0), (json.dumps({**prune, "time": 1.0}) + "\n").encode())
+    assert {id.name for id in read_history(storage).pruned} == {name}

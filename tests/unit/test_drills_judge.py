@@ -91,6 +91,7 @@ RESUMED = History(
         checkpoint(8, 2),
     ),
     starts=(start(1, None), start(2, id_of(4, 1))),
+    saved=frozenset({id_of(2, 1), id_of(4, 1), id_of(6, 2), id_of(8, 2)}),
 )
 ENDED = Result(
     ending=Ending.COMPLETE, code=0, worker_codes=(-9,), seconds=1.0, orphans=0, log=Path("log")
@@ -235,6 +236,17 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         "nothing_lost",
         "step 6 (generation 1",
         lambda e: with_checkpoint(e, id_of(6, 1), status=Status.SUPERSEDED),
+    ),
+    ("nothing_lost", "is gone", lambda e: with_history(e, checkpoints=e.history.checkpoints[1:])),
+    (
+        "nothing_lost",
+        "is uncommitted",
+        lambda e: with_checkpoint(e, id_of(8, 2), status=Status.UNCOMMITTED),
+    ),
+    (
+        "nothing_lost",
+        "though step 4",
+        lambda e: with_last_start(e, resumed_from=id_of(2, 1)),
     ),
     (
         "intact",
@@ -413,3 +425,10 @@ def test_any_block_behind_the_cut_names_a_truncated_file() -> None:
     verdict = judge("damage_is_named", replace(named, damages=(cut,)))
     assert verdict is not None
     assert verdict.is_good
+
+
+def test_what_retention_removed_is_not_lost() -> None:
+    gone = with_history(KILLED, checkpoints=KILLED.history.checkpoints[1:])
+    verdict = judge("nothing_lost", with_history(gone, pruned=frozenset({id_of(2, 1)})))
+    assert verdict is not None
+    assert verdict.is_good, verdict.evidence

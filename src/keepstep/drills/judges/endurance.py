@@ -38,7 +38,7 @@ def nothing_lost_but_damage(evidence: Evidence) -> str:
     damaged = {damage.checkpoint for damage in evidence.damages}
     resumes = 0
     for start in evidence.history.starts:
-        saved = _saved_before(evidence, start.generation) - damaged
+        saved = evidence.history.saved_before(start.generation) - damaged
         newest = max(saved, default=None)
         resumed = start.resumed_from
         resumes += resumed is not None
@@ -106,12 +106,6 @@ def failed_saves_are_survived(evidence: Evidence) -> str:
         f"{len(failed)} saves failed; training went on after {survived}, and the others were cut "
         "short by the next fault"
     )
-
-
-def _saved_before(evidence: Evidence, generation: int) -> set[CheckpointId]:
-    """What ledgers say was committed by earlier generations. All of it counts, as each is over
-    when the next one starts."""
-    return {id for id in evidence.history.saved if id.generation < generation}
 
 
 def _step(checkpoint: CheckpointId | None) -> int:
