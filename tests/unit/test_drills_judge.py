@@ -141,6 +141,7 @@ SOAKED = replace(
     notes={
         "launches": [{"end": "preempt", "code": 85, "orphans": 0, "log": "job-1.log"}],
         "left_over": [],
+        "kept": {id_of(8, 2).name: None},
         "stock": {"is_read": True, "said": "stock DCP read it"},
     },
 )
@@ -155,6 +156,7 @@ HONEST: Mapping[str, Evidence] = dict.fromkeys(HERE, KILLED) | {
     "nothing_lost_but_damage": SOAKED,
     "never_back": SOAKED,
     "damage_was_named": SOAKED,
+    "all_kept": SOAKED,
     "nothing_left_over": SOAKED,
     "stock_reads_it": SOAKED,
     "failed_saves_are_survived": SOAKED,
@@ -377,6 +379,8 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         "was not noticed",
         lambda e: with_checkpoint(e, id_of(6, 1), status=Status.COMMITTED),
     ),
+    ("all_kept", "no longer counts", lambda e: with_notes(e, kept={"a": "a no longer counts"})),
+    ("all_kept", "nothing to keep", lambda e: with_notes(e, kept={})),
     ("nothing_left_over", "steps/a", lambda e: with_notes(e, left_over=["steps/a"])),
     (
         "stock_reads_it",

@@ -71,6 +71,17 @@ def damage_was_named(evidence: Evidence) -> str:
     return damage_is_named(evidence)
 
 
+def all_kept(evidence: Evidence) -> str:
+    """After prune and gc what they must keep still counts, and is whole."""
+    kept = evidence.notes.get("kept")
+    if not kept:
+        raise Objection("there was nothing to keep")
+    for name, damage in kept.items():
+        if damage is not None:
+            raise Objection(f"{name} was to be kept: {damage}")
+    return f"the newest {len(kept)} checkpoints count and are whole"
+
+
 def nothing_left_over(evidence: Evidence) -> str:
     """After prune and gc there is nothing that no checkpoint refers to."""
     left = evidence.notes.get("left_over")
@@ -117,6 +128,7 @@ JUDGES: Judges = {
     "nothing_lost_but_damage": ("I1", nothing_lost_but_damage),
     "never_back": ("I2", never_back),
     "damage_was_named": ("I4", damage_was_named),
+    "all_kept": ("I7", all_kept),
     "nothing_left_over": ("I7", nothing_left_over),
     "stock_reads_it": ("I9", stock_reads_it),
     "failed_saves_are_survived": ("I11", failed_saves_are_survived),
