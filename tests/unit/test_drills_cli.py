@@ -112,6 +112,11 @@ def test_a_record_is_judged_again_without_a_run(
     assert "1 failed" in out
 
 
+def test_judging_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drill", "judge"]) == ExitCode.USAGE
+    assert "name at least one record" in capsys.readouterr().err
+
+
 def test_a_replay_performs_the_same_drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (drill,) = select(("zombie",))
     told = replace(drill, name="mine", description="Not in the catalog.")

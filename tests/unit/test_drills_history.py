@@ -10,6 +10,7 @@ from keepstep.commit.blocks import BLOCK_BYTES, fold_checksums, run_checksums, s
 from keepstep.commit.catalog import Catalog, Status
 from keepstep.commit.index import Frame, RankIndex
 from keepstep.commit.layout import (
+    MANIFEST,
     METADATA,
     CheckpointId,
     index_filename,
@@ -25,6 +26,8 @@ from keepstep.drills.history import History, tell
 from keepstep.drills.inject import fingerprints, spoil
 from keepstep.drills.remains import read_remains
 from keepstep.drills.scenario import DamageKind, Place, Spoil
+from keepstep.drills.soak.cleaning import kept
+from keepstep.errors import ConfigError
 from keepstep.observability.ledger import Ledger
 from keepstep.storage.local import LocalStorage
 
@@ -181,6 +184,23 @@ def test_damage_changes_one_object_and_is_seen_where_it_is_said_to_be(
         assert damage.block in {each.block for each in found}
 
 
+def test_more_damage_than_there_are_checkpoints_is_refused(storage: LocalStorage) -> None:
+    before = fingerprints(storage)
+    with pytest.raises(ConfigError, match="has 3 checkpoints to damage, and the drill wants 4"):
+        spoil(storage, Spoil(DamageKind.FLIP, (Place.SHARD,) * 4), seed="0")
+    assert fingerprints(storage) == before
+
+
+def test_what_prune_must_keep_is_missed_and_damage_to_it_is_seen(storage: LocalStorage) -> None:
+    third, second, first = Catalog(storage).candidates()
+    storage.delete([second.key(MANIFEST)])
+    spoil(storage, Spoil(DamageKind.FLIP, (Place.SHARD,)), seed="0")
+    found = kept(storage, [first, second, third])
+    assert found[first.name] is None
+    assert "no longer counts" in (found[second.name] or "")
+    assert "checksum mismatch" in (found[third.name] or "")
+
+
 def test_damage_is_repeatable(storage: LocalStorage) -> None:
     newest = Catalog(storage).candidates()[0]
     originals = {key: storage.get(key) for key in fingerprints(storage)}
@@ -207,3 +227,10 @@ def test_a_step_recorded_twice_by_a_rank_shows_twice_its_samples(storage: LocalS
     line = json.dumps({**again, "losses_hex": ["0x0.0p+0"], "time": 1.0}) + "\n"
     storage.append(ledger_key(2, 0), line.encode())
     assert read_history(storage).steps[-1].ids == (60, 61, 60, 61, 62, 63)
+
+
+def test_what_retention_removed_is_known_from_the_ledger(storage: LocalStorage) -> None:
+    name = "000000000002-g000001-000000000002"
+    prune = {"event": "prune", "generation": 2, "rank": 0, "keep": "last=1", "removed": [name]}
+    storage.append(ledger_key(2, 0), (json.dumps({**prune, "time": 1.0}) + "\n").encode())
+    assert {id.name for id in read_history(storage).pruned} == {name}

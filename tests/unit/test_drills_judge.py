@@ -91,6 +91,7 @@ RESUMED = History(
         checkpoint(8, 2),
     ),
     starts=(start(1, None), start(2, id_of(4, 1))),
+    saved=frozenset({id_of(2, 1), id_of(4, 1), id_of(6, 2), id_of(8, 2)}),
 )
 ENDED = Result(
     ending=Ending.COMPLETE, code=0, worker_codes=(-9,), seconds=1.0, orphans=0, log=Path("log")
@@ -140,6 +141,7 @@ SOAKED = replace(
     notes={
         "launches": [{"end": "preempt", "code": 85, "orphans": 0, "log": "job-1.log"}],
         "left_over": [],
+        "kept": {id_of(8, 2).name: None},
         "stock": {"is_read": True, "said": "stock DCP read it"},
     },
 )
@@ -154,6 +156,7 @@ HONEST: Mapping[str, Evidence] = dict.fromkeys(HERE, KILLED) | {
     "nothing_lost_but_damage": SOAKED,
     "never_back": SOAKED,
     "damage_was_named": SOAKED,
+    "all_kept": SOAKED,
     "nothing_left_over": SOAKED,
     "stock_reads_it": SOAKED,
     "failed_saves_are_survived": SOAKED,
@@ -203,16 +206,26 @@ def with_notes(evidence: Evidence, **changes: object) -> Evidence:
     return replace(evidence, notes={**evidence.notes, **changes})
 
 
+def without_shards(evidence: Evidence) -> Evidence:
+    return with_state(with_state(evidence, 0, shards={}), 1, shards={})
+
+
 def wrong_restores(name: str) -> list[tuple[str, str, Callable[[Evidence], Evidence]]]:
     """What each judge of restores must find out."""
     half, weight = ("model.weight", (1, 0)), "crc64:0000000000000001"
     rng = {**live(1, 4).whole, "ranks.00001.rng.torch": "crc64:0"}
+    no_rng, no_lr = ({fqn: live(1, 4).whole[fqn]} for fqn in live(1, 4).whole)
+    more = {"samples": 16, "epoch": 1}
     return [
         (name, "rank 1: progress.samples", lambda e: with_state(e, 1, progress={"samples": 17})),
         (name, "rank 1: ranks.00001.rng.torch", lambda e: with_state(e, 1, whole=rng)),
         (name, "rank 0: optim.lr", lambda e: with_state(e, 0, whole={"optim.lr": "crc32c:02"})),
         (name, "rank 1: model.weight", lambda e: with_state(e, 1, shards={half: weight})),
         (name, "together: model.weight", lambda e: with_state(e, 1, shards={})),
+        (name, "together: model.weight was restored as None", without_shards),
+        (name, "together: ranks.00001.rng.torch", lambda e: with_state(e, 1, whole=no_rng)),
+        (name, "rank 1: optim.lr was restored as None", lambda e: with_state(e, 1, whole=no_lr)),
+        (name, "rank 1: progress.epoch", lambda e: with_state(e, 1, progress=more)),
     ]
 
 
@@ -225,6 +238,17 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         "nothing_lost",
         "step 6 (generation 1",
         lambda e: with_checkpoint(e, id_of(6, 1), status=Status.SUPERSEDED),
+    ),
+    ("nothing_lost", "is gone", lambda e: with_history(e, checkpoints=e.history.checkpoints[1:])),
+    (
+        "nothing_lost",
+        "is uncommitted",
+        lambda e: with_checkpoint(e, id_of(8, 2), status=Status.UNCOMMITTED),
+    ),
+    (
+        "nothing_lost",
+        "though step 4",
+        lambda e: with_last_start(e, resumed_from=id_of(2, 1)),
     ),
     (
         "intact",
@@ -355,6 +379,8 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         "was not noticed",
         lambda e: with_checkpoint(e, id_of(6, 1), status=Status.COMMITTED),
     ),
+    ("all_kept", "no longer counts", lambda e: with_notes(e, kept={"a": "a no longer counts"})),
+    ("all_kept", "nothing to keep", lambda e: with_notes(e, kept={})),
     ("nothing_left_over", "steps/a", lambda e: with_notes(e, left_over=["steps/a"])),
     (
         "stock_reads_it",
@@ -403,3 +429,10 @@ def test_any_block_behind_the_cut_names_a_truncated_file() -> None:
     verdict = judge("damage_is_named", replace(named, damages=(cut,)))
     assert verdict is not None
     assert verdict.is_good
+
+
+def test_what_retention_removed_is_not_lost() -> None:
+    gone = with_history(KILLED, checkpoints=KILLED.history.checkpoints[1:])
+    verdict = judge("nothing_lost", with_history(gone, pruned=frozenset({id_of(2, 1)})))
+    assert verdict is not None
+    assert verdict.is_good, verdict.evidence

@@ -136,6 +136,14 @@ def with_last_resume(evidence: Evidence, step: int) -> Evidence:
     return with_history(evidence, starts=(start(1, None), start(2, id_of(step, 1))))
 
 
+def with_lost_commit(evidence: Evidence) -> Evidence:
+    """The manifest of what was resumed from is gone, and nobody missed it."""
+    (first, _, *others) = evidence.history.checkpoints
+    uncommitted = checkpoint(4, 1, Status.UNCOMMITTED)
+    lost = with_history(evidence, checkpoints=(first, uncommitted, *others))
+    return with_last_resume(lost, 2)
+
+
 LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
     ("undisturbed", "there were 2 starts", lambda e: with_history(e, starts=RESUMED.starts)),
     ("worlds_as_planned", "[2, 1], not [2, 2]", with_small_start),
@@ -187,6 +195,7 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         lambda e: replace(e, events=tuple(x for x in e.events if x["time"] > 14.5)),
     ),
     ("resumed_newest", "not from step 4", lambda e: with_last_resume(e, 2)),
+    ("resumed_newest", "though step 4", with_lost_commit),
     ("clocks_were_wrong", "at most 0.0 s apart", lambda e: replace(e, events=STEPS)),
     ("clock_stepped_back", "no clock went back", lambda e: replace(e, events=STEPS)),
     ("competed", "made no step beside", lambda e: replace(e, events=STEPS)),

@@ -59,6 +59,24 @@ def test_a_drill_that_does_not_fit_is_skipped_with_its_reason(recipe: Path) -> N
     assert "5 ranks" in (reasons["rescale-ddp"] or "")
 
 
+def test_drills_on_more_nodes_than_the_batch_feeds_are_skipped(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("microbatch = 2", "microbatch = 4"))
+    trial = read_recipe(recipe)
+    reasons = {drill.name: trial.objection(drill) for drill in catalog(trial.scale)}
+    assert "3 ranks" in (reasons["node-lost-for-good"] or "")
+    assert "3 ranks" in (reasons["scale-1-3"] or "")
+    assert reasons["two-jobs"] is reasons["two-jobs-at-once"] is reasons["node-lost"] is None
+
+
+def test_bits_of_several_worlds_are_not_compared_in_fast_mode(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("steps = 800", 'steps = 800\nnumerics = "fast"'))
+    trial = read_recipe(recipe)
+    reasons = {drill.name: trial.objection(drill) for drill in catalog(trial.scale)}
+    for name in ("node-lost-for-good", "crash-loop-node"):  # that one has a single rank throughout
+        assert "numerics = fast" in (reasons[name] or "")
+    assert reasons["node-lost"] is None
+
+
 def test_a_drill_that_is_named_and_does_not_fit_is_refused(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,7 +131,13 @@ def test_damage_covers_every_kind_at_every_place() -> None:
 def test_one_checkpoint_stays_whole_unless_all_are_damaged() -> None:
     for drill in select(("damage-*",)):
         (spoil,) = (act for act in drill.acts if isinstance(act, Spoil))
-        assert (len(spoil.places) == SMALL.num_saves) == (drill.name == "damage-all")
+        assert (len(spoil.places) == SMALL.num_checkpoints) == (drill.name == "damage-all")
+
+
+@pytest.mark.parametrize(("scale", "count"), [(SMALL, 8), (Scale(9, 2), 5), (Scale(100, 30), 4)])
+def test_all_means_the_checkpoint_at_the_end_as_well(scale: Scale, count: int) -> None:
+    (drill,) = select(("damage-all",), scale)
+    assert len(drill.acts[0].places) == count
 
 
 def test_smoke_is_the_default() -> None:

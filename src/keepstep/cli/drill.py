@@ -163,6 +163,8 @@ def judge_records(
         Print JSON.
     """
     check_reports(html, junit)
+    if not files:
+        raise UsageError("name at least one record, or its directory")
     from keepstep.drills.perform import judged
     from keepstep.drills.record import read_record
 

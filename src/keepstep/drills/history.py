@@ -75,6 +75,8 @@ class History:
     starts: tuple[Start, ...]
     saved: frozenset[CheckpointId] = frozenset()
     """What ranks knew to be committed, by their ledgers."""
+    pruned: frozenset[CheckpointId] = frozenset()
+    """What retention removed, by their ledgers."""
     failed_saves: tuple[FailedSave, ...] = ()
 
     @property
@@ -88,6 +90,10 @@ class History:
 
     def checkpoint(self, wanted: CheckpointId) -> Checkpoint | None:
         return next((c for c in self.checkpoints if c.id == wanted), None)
+
+    def saved_before(self, generation: int) -> set[CheckpointId]:
+        """What ranks of earlier generations knew to be committed."""
+        return {id for id in self.saved if id.generation < generation}
 
     @property
     def recoveries_seconds(self) -> tuple[float, ...]:
@@ -111,6 +117,7 @@ def tell(remains: Remains) -> History:
         checkpoints=remains.checkpoints,
         starts=tuple(_start(claims[number], by_generation[number]) for number in claims),
         saved=frozenset(_saved(remains.events)),
+        pruned=frozenset(_pruned(remains.events)),
         failed_saves=tuple(f for events in by_generation.values() for f in _failed_saves(events)),
     )
 
@@ -172,6 +179,13 @@ def _saved(events: Iterable[dict[str, Any]]) -> Iterator[CheckpointId]:
         name = event["checkpoint"] if event["event"] == "save" else None
         if name and (id := CheckpointId.parse(name)):
             yield id
+
+
+def _pruned(events: Iterable[dict[str, Any]]) -> Iterator[CheckpointId]:
+    for event in events:
+        for name in event["removed"] if event["event"] == "prune" else ():
+            if id := CheckpointId.parse(name):
+                yield id
 
 
 def _failed_saves(events: Sequence[dict[str, Any]]) -> Iterator[FailedSave]:

@@ -11,6 +11,7 @@ from keepstep.commit.blocks import BLOCK_BYTES
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import MANIFEST, METADATA, CheckpointId, index_filename, shard_filename
 from keepstep.drills.scenario import DamageKind, Place, Spoil
+from keepstep.errors import ConfigError
 from keepstep.storage.base import Storage
 
 
@@ -31,8 +32,16 @@ class Damage:
 
 
 def spoil(storage: Storage, act: Spoil, *, seed: str) -> list[Damage]:
-    """Damage the newest checkpoints, one place each; ``seed`` decides on the rank and the byte."""
+    """Damage the newest checkpoints, one place each; ``seed`` decides on the rank and the byte.
+
+    *Raises:* ``ConfigError`` if there are not so many.
+    """
     candidates = Catalog(storage).candidates()[: len(act.places)]
+    if len(candidates) < len(act.places):
+        raise ConfigError(
+            f"{storage.uri} has {len(candidates)} checkpoints to damage, and the drill wants "
+            f"{len(act.places)}: choose more steps, or a smaller checkpoint.every"
+        )
     return [
         _damage(storage, checkpoint, place, act.kind, random.Random(f"{seed}/{checkpoint.step}"))
         for checkpoint, place in zip(candidates, act.places, strict=True)

@@ -59,6 +59,10 @@ class Assemble(Act):
     worlds: tuple[int, ...] = ()
     """How many ranks each start is to have, for a judge; none if that is left to chance."""
 
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        return self.worlds or (self.count * self.workers_per_node,)
+
 
 @dataclass(frozen=True, slots=True)
 class Join(Act):

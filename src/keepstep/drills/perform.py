@@ -1,5 +1,6 @@
 """One drill from start to verdict: act, record what was left, judge the record."""
 
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from keepstep.drills.verdicts import Verdict
 from keepstep.errors import BarrierTimeout, ConfigError, KeepstepError
 from keepstep.storage.base import Storage
 from keepstep.storage.opening import open_storage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,9 @@ class Ground:
         try:
             reference = None if drill.is_open_ended else self._reference(drill)
             record = self._act(record, directory, reference)
-        except KeepstepError as error:
-            record = replace(record, broken_off=str(error))
+        except Exception as error:  # noqa: BLE001  # one drill must not cost the others, nor its own record
+            record = replace(record, broken_off=_told(error))
+        write_record(record, directory)  # what was seen outlives a failure to judge it
         record = judged(record)
         write_record(record, directory)
         return record
@@ -117,8 +121,8 @@ class Ground:
         )
         try:
             stage.play(drill.acts)
-        except KeepstepError as error:
-            record = replace(record, broken_off=str(error))
+        except Exception as error:  # noqa: BLE001  # what was acted until then is told and judged
+            record = replace(record, broken_off=_told(error))
         record = replace(record, seconds=time.monotonic() - start)
         if reference is None and "steps" in stage.notes:
             whole = (("train.steps", stage.notes["steps"]), ("checkpoint.keep", "all"))
@@ -192,13 +196,25 @@ def judged(record: Record) -> Record:
     """The record with what today's judges say of it."""
     if record.skipped is not None:
         return record
-    evidence = evidence_of(record)
+    try:
+        evidence = evidence_of(record)
+    except Exception as error:  # noqa: BLE001  # what a run left may be beyond telling; other drills go on
+        untold = Verdict("told", "I8", is_good=False, evidence=_told(error))
+        return replace(record, verdicts=(untold,))
     found = (judge(name, evidence) for name in record.drill.judges)
     verdicts = tuple(verdict for verdict in found if verdict is not None)
     if record.broken_off is not None:
         cut = Verdict("acted", "I8", is_good=False, evidence=record.broken_off)
         verdicts = (cut, *verdicts)
     return replace(record, verdicts=verdicts)
+
+
+def _told(error: Exception) -> str:
+    """Errors of keepstep say all there is to say; of others the traceback goes to the log."""
+    if isinstance(error, KeepstepError):
+        return str(error)
+    logger.error("a drill failed by an error of its own", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _copy_objects(source: Storage, target: Storage) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepstep.config import Config, parse_interval, resolve
-from keepstep.drills.scenario import Drill, Leg, Scale
+from keepstep.drills.scenario import REFERENCE_WORLD_SIZE, Drill, Scale
 from keepstep.errors import ConfigError
 
 _FEWEST_SAVES = 4
@@ -38,8 +38,8 @@ class Trial:
             return f"it brings a task of its own ({own[0]})"
         if self.strategy not in ("auto", drill.strategy):
             return f"it trains by {drill.strategy}, and the recipe by {self.strategy}"
-        worlds = {leg.world_size for leg in drill.acts if isinstance(leg, Leg)}
-        if max(worlds, default=0) > self.num_slots:
+        worlds = {REFERENCE_WORLD_SIZE, *(n for act in drill.acts for n in act.world_sizes)}
+        if max(worlds) > self.num_slots:
             return f"it takes {max(worlds)} ranks, and the recipe's batch feeds {self.num_slots}"
         if len(worlds) > 1 and not self.is_exact and "same_bits" in drill.judges:
             return "it compares bits of several world sizes, and the recipe has numerics = fast"

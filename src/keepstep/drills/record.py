@@ -99,9 +99,10 @@ def write_record(record: Record, directory: Path) -> Path:
     document = {"format": FORMAT, **_ADAPTER.dump_python(record, mode="json")}
     data = TypeAdapter(dict[str, Any]).dump_json(document)
     is_long = len(data) > _LONG_BYTES
-    path = directory / (COMPRESSED_NAME if is_long else NAME)
-    path.write_bytes(gzip.compress(data) if is_long else data)
-    return path
+    name, other = (COMPRESSED_NAME, NAME) if is_long else (NAME, COMPRESSED_NAME)
+    (directory / name).write_bytes(gzip.compress(data) if is_long else data)
+    (directory / other).unlink(missing_ok=True)  # of the same drill, before it was judged
+    return directory / name
 
 
 def read_record(path: Path) -> Record:

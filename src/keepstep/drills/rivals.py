@@ -18,6 +18,10 @@ class Rivals(Act):
     older: Leg
     newer: Leg
 
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        return (self.older.world_size, self.newer.world_size)
+
 
 @dataclass(frozen=True, slots=True)
 class AtOnce(Act):
@@ -26,3 +30,7 @@ class AtOnce(Act):
     player: ClassVar[str] = "keepstep.drills.players.rivals:play_at_once"
 
     leg: Leg
+
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        return (self.leg.world_size,)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
+from math import ceil
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
@@ -27,6 +28,11 @@ class Scale:
     @property
     def num_saves(self) -> int:
         return self.steps // self.save_every
+
+    @property
+    def num_checkpoints(self) -> int:
+        """Of a run to its end, which is saved as well."""
+        return ceil(self.steps / self.save_every)
 
     def save(self, number: int) -> int:
         """The step of a save, counted from 1."""
@@ -102,6 +108,11 @@ class Act:
     player: ClassVar[str]
     """``module:function``; called with the stage and the act."""
 
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """Of the jobs that it starts, each as large as it may get."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class Leg(Act):
@@ -113,6 +124,10 @@ class Leg(Act):
     failpoints: str = ""
     max_restarts: int = 0
     ending: Ending = Ending.COMPLETE
+
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        return (self.world_size,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def _all(scale: Scale) -> Drill:
         description="Every checkpoint is damaged. The job refuses to start, twice, and replaces "
         "nothing.",
         strategy="ddp",
-        acts=(Spoil(DamageKind.FLIP, (Place.SHARD,) * scale.num_saves), refused, refused),
+        acts=(Spoil(DamageKind.FLIP, (Place.SHARD,) * scale.num_checkpoints), refused, refused),
         judges=("endings", "damage_is_named", "objects_untouched", "nothing_added"),
         continues_reference=True,
     )

@@ -1,14 +1,14 @@
 """What the drills on several nodes share."""
 
-from keepstep.drills.catalog.panels import COMPARED
+from keepstep.drills.catalog.panels import COMPARED, UNINTERRUPTED
 from keepstep.drills.node_acts import Join
 from keepstep.drills.scenario import Act, Drill
 
-GONE_ON = ("endings", "worlds_as_planned", *COMPARED)
-"""Nodes came or went, and the run is that of the uninterrupted one."""
+GONE_ON = ("endings", "worlds_as_planned", *UNINTERRUPTED)
+"""Nodes met, and the run is that of the uninterrupted one: nothing has to resume."""
 
 RESUMED = ("endings", "worlds_as_planned", "nothing_lost", *COMPARED)
-"""The same, with a start from a checkpoint."""
+"""Nodes came or went, and the job went on from a checkpoint."""
 
 
 def drill(

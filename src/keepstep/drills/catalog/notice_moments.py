@@ -2,6 +2,7 @@
 
 from keepstep.drills.catalog.nodes import GONE_ON, both_again, drill
 from keepstep.drills.catalog.notices import UNHURT, told_and_started_again
+from keepstep.drills.catalog.panels import COMPARED
 from keepstep.drills.node_acts import Assemble, Befall, Deed, End, Hear, Reach, hold
 from keepstep.drills.scenario import Drill, Ending, Leg, Scale
 
@@ -50,7 +51,7 @@ def _in_load(scale: Scale) -> Drill:
         Assemble(failpoints="load.middle=stop@rank:0"),
         Reach("load.middle"),
         *told_and_started_again(Ending.PREEMPTED),
-        judges=("endings", "nothing_lost", *GONE_ON[2:]),
+        judges=("endings", "nothing_lost", *COMPARED),
     )
 
 

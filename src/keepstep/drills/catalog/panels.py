@@ -1,7 +1,10 @@
 """Who judges: the panels that drills of several families share."""
 
-COMPARED = ("restored_exactly", "intact", "same_order", "same_bits")
+UNINTERRUPTED = ("intact", "same_order", "same_bits")
 """The run is that of the uninterrupted one."""
+
+COMPARED = ("restored_exactly", *UNINTERRUPTED)
+"""The same, with a start from a checkpoint."""
 
 SAME_WORLD = ("endings", "interrupted", "nothing_lost", *COMPARED)
 """A failure, then a start on as many ranks."""

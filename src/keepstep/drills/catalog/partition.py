@@ -68,6 +68,6 @@ def _coordinator(scale: Scale) -> Drill:
         Commit(step, generation=2),
         Release(),
         End((("same", Ending.FENCED), ("others", Ending.COMPLETE))),
-        judges=("late_commit_is_void", "hops_keep_state", *GONE_ON),
+        judges=("late_commit_is_void", "hops_keep_state", "restored_exactly", *GONE_ON),
         needs=_NEEDS,
     )

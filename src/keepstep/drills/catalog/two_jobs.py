@@ -1,7 +1,7 @@
 """Two jobs on one run directory (D17)."""
 
 from keepstep.drills.catalog.nodes import drill
-from keepstep.drills.catalog.panels import COMPARED
+from keepstep.drills.catalog.panels import COMPARED, UNINTERRUPTED
 from keepstep.drills.node_acts import hold, pace
 from keepstep.drills.rivals import AtOnce, Rivals
 from keepstep.drills.scenario import Drill, Leg, Scale
@@ -27,6 +27,6 @@ def two_jobs(scale: Scale) -> tuple[Drill, ...]:
             "Two jobs are started on one directory at the same moment. One does the work; the "
             "other ends with 87. There is one history.",
             AtOnce(Leg(2, slow)),
-            judges=("endings", *COMPARED),
+            judges=("endings", *UNINTERRUPTED),
         ),
     )

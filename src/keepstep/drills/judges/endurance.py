@@ -38,7 +38,7 @@ def nothing_lost_but_damage(evidence: Evidence) -> str:
     damaged = {damage.checkpoint for damage in evidence.damages}
     resumes = 0
     for start in evidence.history.starts:
-        saved = _saved_before(evidence, start.generation) - damaged
+        saved = evidence.history.saved_before(start.generation) - damaged
         newest = max(saved, default=None)
         resumed = start.resumed_from
         resumes += resumed is not None
@@ -69,6 +69,17 @@ def damage_was_named(evidence: Evidence) -> str:
     if not evidence.damages:
         raise NothingToExamine
     return damage_is_named(evidence)
+
+
+def all_kept(evidence: Evidence) -> str:
+    """After prune and gc what they must keep still counts, and is whole."""
+    kept = evidence.notes.get("kept")
+    if not kept:
+        raise Objection("there was nothing to keep")
+    for name, damage in kept.items():
+        if damage is not None:
+            raise Objection(f"{name} was to be kept: {damage}")
+    return f"the newest {len(kept)} checkpoints count and are whole"
 
 
 def nothing_left_over(evidence: Evidence) -> str:
@@ -108,12 +119,6 @@ def failed_saves_are_survived(evidence: Evidence) -> str:
     )
 
 
-def _saved_before(evidence: Evidence, generation: int) -> set[CheckpointId]:
-    """What ledgers say was committed by earlier generations. All of it counts, as each is over
-    when the next one starts."""
-    return {id for id in evidence.history.saved if id.generation < generation}
-
-
 def _step(checkpoint: CheckpointId | None) -> int:
     return checkpoint.step if checkpoint else 0
 
@@ -123,6 +128,7 @@ JUDGES: Judges = {
     "nothing_lost_but_damage": ("I1", nothing_lost_but_damage),
     "never_back": ("I2", never_back),
     "damage_was_named": ("I4", damage_was_named),
+    "all_kept": ("I7", all_kept),
     "nothing_left_over": ("I7", nothing_left_over),
     "stock_reads_it": ("I9", stock_reads_it),
     "failed_saves_are_survived": ("I11", failed_saves_are_survived),

@@ -2,6 +2,7 @@
 
 from keepstep.commit.catalog import Status
 from keepstep.drills.evidence import Evidence
+from keepstep.drills.judges.resumes import require_newest
 from keepstep.drills.judges.table import Judges
 from keepstep.drills.verdicts import Objection
 
@@ -19,6 +20,7 @@ def resumed_newest(evidence: Evidence) -> str:
                 f"generation {start.generation} resumed from {start.resumed_from}, not from "
                 f"{expected}"
             )
+        require_newest(evidence.history, start)
         shown.append(f"generation {start.generation} from {expected}")
     if not shown:
         raise Objection("there was no resume")

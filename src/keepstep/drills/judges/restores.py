@@ -56,11 +56,29 @@ def _compare_start(start: Start, source: Checkpoint) -> int:
     """Compare what all ranks hold; how much that is."""
     for rank, state in sorted(start.states.items()):
         if dict(state.progress) != dict(source.progress):
-            name = next(n for n in source.progress if state.progress.get(n) != source.progress[n])
-            found, saved = state.progress.get(name), source.progress[name]
+            names = sorted({*state.progress, *source.progress})
+            name = next(n for n in names if state.progress.get(n) != source.progress.get(n))
+            found, saved = state.progress.get(name), source.progress.get(name)
             raise _differs(start, rank, f"progress.{name}", found, saved)
     _compare_shards(start, source)
-    return sum(_compare(start, source, rank) for rank in sorted(start.states))
+    entries = sum(_compare(start, source, rank) for rank in sorted(start.states))
+    _require_all(start, source)
+    return entries
+
+
+def _require_all(start: Start, source: Checkpoint) -> None:
+    """What was saved is in memory; what one rank holds whole, all do, its own state aside."""
+    is_same_world = source.world_size == start.world_size  # else generators are derived anew
+    saved = whole_digests(source)
+    whole = {fqn for state in start.states.values() for fqn in state.whole}
+    held = whole | {fqn for state in start.states.values() for fqn, _ in state.shards}
+    for fqn in sorted(saved.keys() - held, key=_order):
+        if is_same_world or not fqn.startswith(_RANKS):
+            raise _differs(start, None, fqn, None, saved[fqn])
+    for rank, state in sorted(start.states.items()):
+        for fqn in sorted(whole - state.whole.keys()):
+            if not fqn.startswith(_RANKS):
+                raise _differs(start, rank, fqn, None, saved.get(fqn))
 
 
 def _compare(start: Start, source: Checkpoint, rank: int) -> int:

@@ -6,6 +6,7 @@ from keepstep.commit.catalog import Status
 from keepstep.commit.layout import LEDGER, QUARANTINE
 from keepstep.drills.evidence import Evidence
 from keepstep.drills.inject import Damage
+from keepstep.drills.judges.resumes import require_newest
 from keepstep.drills.judges.table import Judges
 from keepstep.drills.scenario import DamageKind
 from keepstep.drills.verdicts import Objection
@@ -14,10 +15,17 @@ _BLOCK = re.compile(r"block (\d+)")
 
 
 def nothing_lost(evidence: Evidence) -> str:
-    """Each start resumed from the newest commit there was."""
-    for checkpoint in evidence.history.checkpoints:
+    """What ledgers say was committed still is; each start resumed from the newest of it."""
+    history = evidence.history
+    for checkpoint in history.checkpoints:
         if checkpoint.status in (Status.SUPERSEDED, Status.QUARANTINED):
             raise Objection(f"{checkpoint.id} was committed, but is {checkpoint.status}")
+    for id in sorted(history.saved - history.pruned):
+        found = history.checkpoint(id)
+        if found is None or found.status is Status.UNCOMMITTED:
+            raise Objection(f"{id} was committed, but is {found.status if found else 'gone'}")
+    for start in history.starts:
+        require_newest(history, start)
     resumed = [s.resumed_from.step for s in evidence.history.starts if s.resumed_from]
     if not resumed:
         raise Objection("there was no resume")

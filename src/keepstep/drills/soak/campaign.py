@@ -11,7 +11,7 @@ from keepstep.drills.processes import until
 from keepstep.drills.remains import read_remains
 from keepstep.drills.run import Job, keepstep_run
 from keepstep.drills.scenario import Act, DamageKind, Leg, Place, Spoil
-from keepstep.drills.soak.cleaning import clean_up
+from keepstep.drills.soak.cleaning import clean_up, left_over
 from keepstep.drills.soak.network import Network, open_network
 from keepstep.drills.soak.schedule import (
     QUIET_NETWORK,
@@ -155,4 +155,5 @@ def _finish(stage: Stage) -> None:
     stage.notes["steps"] = steps
     stage.remains = read_remains(stage.storage)
     stage.notes["stock"] = read_by_stock(stage.storage, stage.directory)
-    stage.notes["left_over"] = clean_up(stage.storage)
+    stage.notes["kept"] = clean_up(stage.storage)
+    stage.notes["left_over"] = left_over(stage.storage)

@@ -3,22 +3,37 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from keepstep.commit.catalog import Catalog, Status
-from keepstep.commit.layout import GENERATIONS, LEDGER, RUN_KEY
+from keepstep.commit.layout import GENERATIONS, LEDGER, RUN_KEY, CheckpointId
+from keepstep.commit.verify import verify_checkpoint
 from keepstep.drills.run import KEEPSTEP
 from keepstep.errors import ConfigError
 from keepstep.storage.base import KeepsUploads, Storage
 
-_KEPT = "last=3"
+_NUM_KEPT = 3
 
 
-def clean_up(storage: Storage) -> list[str]:
-    """``keepstep prune`` and ``keepstep gc``; what is there then and belongs to nothing."""
-    _keepstep("prune", storage.uri, "--keep", _KEPT, "--superseded", "--quarantined")
+def clean_up(storage: Storage) -> dict[str, str | None]:
+    """``keepstep prune`` and ``keepstep gc``; what became of the checkpoints that they must keep.
+
+    By name: what is wrong with it, ``None`` if it counts and is whole.
+    """
+    newest = Catalog(storage).candidates()[:_NUM_KEPT]
+    _keepstep("prune", storage.uri, "--keep", f"last={_NUM_KEPT}", "--superseded", "--quarantined")
     _keepstep("gc", storage.uri, "--uploads", "--older-than", "1s")
-    return left_over(storage)
+    return kept(storage, newest)
+
+
+def kept(storage: Storage, checkpoints: Iterable[CheckpointId]) -> dict[str, str | None]:
+    """Whether they still count and are whole, by name."""
+    counts = set(Catalog(storage).candidates())
+    return {
+        id.name: _first_damage(storage, id) if id in counts else f"{id} no longer counts"
+        for id in checkpoints
+    }
 
 
 def left_over(storage: Storage) -> list[str]:
@@ -35,6 +50,10 @@ def left_over(storage: Storage) -> list[str]:
     return sorted(
         [*stray, *(f"upload of {u.key}" for u in uploads), *_strange_files(storage, keys)]
     )
+
+
+def _first_damage(storage: Storage, checkpoint: CheckpointId) -> str | None:
+    return next(map(str, verify_checkpoint(storage, checkpoint)), None)
 
 
 def _strange_files(storage: Storage, keys: set[str]) -> list[str]:

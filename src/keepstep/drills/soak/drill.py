@@ -24,6 +24,7 @@ def soak(*, minutes: float, faults: int) -> Drill:
             "restored_exactly_where_known",
             "same_bits",
             "same_order",
+            "all_kept",
             "nothing_left_over",
             "stock_reads_it",
             "failed_saves_are_survived",
