@@ -14,8 +14,8 @@ from typing import Any
 from keepstep.drills.inject import Damage
 from keepstep.drills.remains import Remains
 from keepstep.drills.results import Injection, Result
-from keepstep.drills.run import Job
-from keepstep.drills.scenario import Act, Leg
+from keepstep.drills.run import TIMEOUT_SECONDS, Job
+from keepstep.drills.scenario import SMALL, Act, Leg
 from keepstep.storage.base import Storage
 
 
@@ -60,6 +60,12 @@ class Stage:
         """A seed that no other drill has."""
         return f"{self.seed}/{self.name}"
 
+    @property
+    def timeout_seconds(self) -> float:
+        """How long a job may take: more if it has more steps than those of most drills."""
+        steps = int(str(self.settings.get("train.steps", SMALL.steps)))
+        return TIMEOUT_SECONDS * max(1.0, steps / SMALL.steps)
+
     def play(self, acts: Iterable[Act]) -> None:
         """Each act by its player, in turn.
 
@@ -84,6 +90,7 @@ class Stage:
             failpoints=self.failpoints(_fired_log(log).name, leg.failpoints),
             log=log,
             command=command,
+            timeout_seconds=self.timeout_seconds,
         )
 
     def failpoints(self, log_name: str, rules: str) -> dict[str, str]:
