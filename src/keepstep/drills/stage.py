@@ -105,12 +105,12 @@ class Stage:
 
     def fired(self, job: Job) -> list[dict[str, Any]]:
         """What crash sites of a job have done so far."""
-        return _read_fired(_fired_log(job.log))
+        return read_fired(_fired_log(job.log))
 
     def collect(self) -> None:
         """Note what crash sites of jobs that are over have done."""
         while self._uncollected:
-            fired = _read_fired(self._uncollected.pop())
+            fired = read_fired(self._uncollected.pop())
             self.injections += [_injection(line) for line in fired if is_deed(line)]
 
     def note(self, kind: str, target: str, detail: str = "") -> None:
@@ -127,8 +127,8 @@ def _fired_log(log: Path) -> Path:
     return log.with_name(f"{log.stem}-failpoints.jsonl")
 
 
-def _read_fired(path: Path) -> list[dict[str, Any]]:
-    """As the processes noted it, each right before."""
+def read_fired(path: Path) -> list[dict[str, Any]]:
+    """What crash sites have done, as the processes noted it, each right before."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
