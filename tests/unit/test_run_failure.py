@@ -94,6 +94,7 @@ Thread 0x00007f02 (most recent call first):
     ("place", "waits"),
     [
         ("/site-packages/torch/distributed/distributed_c10d.py", True),
+        ("/site-packages/keepstep/train/gradients.py", True),
         ("/home/me/data.py", False),
         ("/torch/distributed/elastic/multiprocessing/errors/__init__.py", False),
     ],

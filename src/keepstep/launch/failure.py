@@ -20,7 +20,11 @@ _LOG_LINES = 20
 _LOG_BYTES = 64 << 10
 _INNERMOST_FRAMES = 12
 
-_WAITS = ("/torch/distributed/", "/torch/autograd/graph.py", "/keepstep/checkpoint/store.py")
+_WAITS = (
+    *("/torch/distributed/", "/torch/autograd/graph.py"),
+    # `work.wait()` is a call of C, which leaves no frame of its own.
+    *("/keepstep/checkpoint/store.py", "/keepstep/train/gradients.py"),
+)
 """Files whose functions, innermost on the main thread, speak for a wait for other ranks."""
 
 _WRAPS = "/torch/distributed/elastic/"
