@@ -137,7 +137,11 @@ SOAKED = replace(
         saved=frozenset({id_of(2, 1), id_of(4, 1), id_of(6, 1), id_of(6, 2)}),
         failed_saves=(FailedSave(1, 3, is_survived=True),),
     ),
-    injections=(KILL,),
+    injections=(KILL, replace(KILL, time=5.0)),
+    events=tuple(
+        {"event": "generation", "generation": number, "rank": 0, "time": time}
+        for number, time in ((1, 0.5), (2, 2.0), (3, 6.0))
+    ),
     notes={
         "launches": [{"end": "preempt", "code": 85, "orphans": 0, "log": "job-1.log"}],
         "left_over": [],
@@ -387,7 +391,11 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         "no such key",
         lambda e: with_notes(e, stock={"is_read": False, "said": "no such key"}),
     ),
-    ("failed_saves_are_survived", "only 0 faults", lambda e: replace(e, injections=())),
+    (
+        "failed_saves_are_survived",
+        "end generation 2,",
+        lambda e: replace(e, injections=(KILL, replace(KILL, time=1.5))),
+    ),
 ]
 
 

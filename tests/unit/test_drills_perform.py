@@ -14,6 +14,8 @@ from keepstep.drills.perform import Ground, judged
 from keepstep.drills.record import Record, read_record
 from keepstep.drills.scenario import Act
 from keepstep.drills.stage import Stage
+from keepstep.errors import BarrierTimeout
+from keepstep.storage.local import LocalStorage
 
 (ZOMBIE,) = select(("zombie",))
 ALONE = replace(ZOMBIE, is_open_ended=True)
@@ -38,6 +40,28 @@ def test_a_player_that_fails_costs_neither_the_record_nor_what_was_seen(
     assert not record.is_good
     assert read_record(tmp_path / "zombie") == record
     assert [each.kind for each in record.injections] == ["kill"]
+
+
+def test_a_reference_that_fails_leaves_what_was_acted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(stage: Stage, acts: tuple[Act, ...]) -> None:
+        if stage.name != "zombie":
+            raise BarrierTimeout("the job did not end")
+        stage.note("kill", "rank 1")
+        stage.notes["steps"] = 90
+
+    monkeypatch.setattr(Stage, "play", play)
+    record = Ground(tmp_path).perform(ALONE)
+    assert record.broken_off == "the job did not end"
+    assert [each.kind for each in record.injections] == ["kill"]
+    assert record.remains is not None
+
+
+@pytest.mark.parametrize(("steps", "seconds"), [(8, 180.0), (40, 180.0), (400, 1800.0)])
+def test_a_job_of_more_steps_may_take_longer(tmp_path: Path, steps: int, seconds: float) -> None:
+    stage = Stage("mine", LocalStorage(tmp_path), {"train.steps": steps}, tmp_path)
+    assert stage.timeout_seconds == seconds
 
 
 def test_the_record_is_there_before_it_is_judged(

@@ -16,7 +16,7 @@ from keepstep.drills.processes import MARK, entry_of, is_stopped, marked, until
 from keepstep.drills.results import Result
 from keepstep.drills.run import clean
 from keepstep.drills.scenario import Ending
-from keepstep.drills.stage import Stage
+from keepstep.drills.stage import Stage, read_fired
 from keepstep.errors import BarrierTimeout
 from keepstep.testing.networks import Loopback, Network, open_network
 from keepstep.testing.nodes import Nodes
@@ -152,9 +152,7 @@ class Cluster:
 
     def fired(self, site: str, step: int | None) -> list[dict[str, Any]]:
         """What failpoints of this site have done at this step."""
-        path = self._stage.directory / _FAILPOINTS_LOG
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        noted = [json.loads(line) for line in lines if line.endswith("\n")]
+        noted = read_fired(self._stage.directory / _FAILPOINTS_LOG)
         return [f for f in noted if f["site"] == site and step in (None, f["step"])]
 
     def has_said(self, node: int, words: str) -> bool:

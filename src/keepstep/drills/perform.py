@@ -124,10 +124,7 @@ class Ground:
         except Exception as error:  # noqa: BLE001  # what was acted until then is told and judged
             record = replace(record, broken_off=_told(error))
         record = replace(record, seconds=time.monotonic() - start)
-        if reference is None and "steps" in stage.notes:
-            whole = (("train.steps", stage.notes["steps"]), ("checkpoint.keep", "all"))
-            reference = self._reference(replace(drill, settings=(*drill.settings, *whole)))
-        return replace(
+        record = replace(
             record,
             injections=tuple(stage.injections),
             results=tuple(stage.results),
@@ -138,6 +135,17 @@ class Ground:
             remains=stage.remains or read_remains(storage),
             reference=reference.remains if reference else None,
         )
+        is_late = reference is None and "steps" in stage.notes
+        return self._with_late_reference(record) if is_late else record
+
+    def _with_late_reference(self, record: Record) -> Record:
+        """With the uninterrupted run, now that it is known how long it has to be."""
+        whole = (("train.steps", record.notes["steps"]), ("checkpoint.keep", "all"))
+        drill = replace(record.drill, settings=(*record.drill.settings, *whole))
+        try:
+            return replace(record, reference=self._reference(drill).remains)
+        except KeepstepError as error:  # what was acted is told in any case
+            return replace(record, broken_off=record.broken_off or str(error))
 
     def _reference(self, drill: Drill) -> _Reference:
         """The uninterrupted run; it is made when it is first asked for."""

@@ -22,6 +22,7 @@ from keepstep.drills.scenario import Ending, Leg
 from keepstep.errors import BarrierTimeout, ConfigError
 
 TIMEOUT_SECONDS = 180.0
+"""For as many steps as drills have by default."""
 _GRACE_SECONDS = 5.0
 KEEPSTEP = "import sys; from keepstep.cli.main import main; sys.exit(main(sys.argv[1:]))"
 """For ``python -c``: the command line, wherever it is installed."""
@@ -41,9 +42,11 @@ class Job:
         failpoints: Mapping[str, str],
         log: Path,
         command: Sequence[str] | None = None,
+        timeout_seconds: float | None = None,
     ) -> None:
         _require_proc()
         self.log = log
+        self._timeout_seconds = timeout_seconds or TIMEOUT_SECONDS
         self._leg = leg
         self._mark = secrets.token_hex(8)
         self._start = time.monotonic()
@@ -76,15 +79,16 @@ class Job:
     def wait(self, ending: Ending) -> Result:
         """Wait for the job's end.
 
-        *Blocks:* at most :data:`TIMEOUT_SECONDS`.
+        *Blocks:* at most as long as the job was given.
         *Raises:* ``BarrierTimeout`` if it does not end; it is killed then.
         """
         try:
-            code = self._process.wait(TIMEOUT_SECONDS)
+            code = self._process.wait(self._timeout_seconds)
         except subprocess.TimeoutExpired:
             self.kill()
             raise BarrierTimeout(
-                f"the job did not end within {TIMEOUT_SECONDS:.0f} s and was killed; see {self.log}"
+                f"the job did not end within {self._timeout_seconds:.0f} s and was killed; see "
+                f"{self.log}"
             ) from None
         until(lambda: not self.pids(), _GRACE_SECONDS)
         orphans = self.pids()
@@ -105,7 +109,7 @@ class Job:
         """
         has_stopped = until(
             lambda: any(map(is_stopped, self.ranks())) or self._process.poll() is not None,
-            TIMEOUT_SECONDS,
+            self._timeout_seconds,
         )
         if not has_stopped or self._process.poll() is not None:
             raise BarrierTimeout(f"no rank stopped at {self._leg.failpoints}; see {self.log}")

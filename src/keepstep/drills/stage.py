@@ -14,8 +14,8 @@ from typing import Any
 from keepstep.drills.inject import Damage
 from keepstep.drills.remains import Remains
 from keepstep.drills.results import Injection, Result
-from keepstep.drills.run import Job
-from keepstep.drills.scenario import Act, Leg
+from keepstep.drills.run import TIMEOUT_SECONDS, Job
+from keepstep.drills.scenario import SMALL, Act, Leg
 from keepstep.storage.base import Storage
 
 
@@ -60,6 +60,12 @@ class Stage:
         """A seed that no other drill has."""
         return f"{self.seed}/{self.name}"
 
+    @property
+    def timeout_seconds(self) -> float:
+        """How long a job may take: more if it has more steps than those of most drills."""
+        steps = int(str(self.settings.get("train.steps", SMALL.steps)))
+        return TIMEOUT_SECONDS * max(1.0, steps / SMALL.steps)
+
     def play(self, acts: Iterable[Act]) -> None:
         """Each act by its player, in turn.
 
@@ -84,6 +90,7 @@ class Stage:
             failpoints=self.failpoints(_fired_log(log).name, leg.failpoints),
             log=log,
             command=command,
+            timeout_seconds=self.timeout_seconds,
         )
 
     def failpoints(self, log_name: str, rules: str) -> dict[str, str]:
@@ -98,12 +105,12 @@ class Stage:
 
     def fired(self, job: Job) -> list[dict[str, Any]]:
         """What crash sites of a job have done so far."""
-        return _read_fired(_fired_log(job.log))
+        return read_fired(_fired_log(job.log))
 
     def collect(self) -> None:
         """Note what crash sites of jobs that are over have done."""
         while self._uncollected:
-            fired = _read_fired(self._uncollected.pop())
+            fired = read_fired(self._uncollected.pop())
             self.injections += [_injection(line) for line in fired if is_deed(line)]
 
     def note(self, kind: str, target: str, detail: str = "") -> None:
@@ -120,8 +127,8 @@ def _fired_log(log: Path) -> Path:
     return log.with_name(f"{log.stem}-failpoints.jsonl")
 
 
-def _read_fired(path: Path) -> list[dict[str, Any]]:
-    """As the processes noted it, each right before."""
+def read_fired(path: Path) -> list[dict[str, Any]]:
+    """What crash sites have done, as the processes noted it, each right before."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 

@@ -4,6 +4,7 @@ from keepstep.drills.catalog.nodes import RESUMED, both_again, drill
 from keepstep.drills.node_acts import (
     Assemble,
     Befall,
+    Commit,
     Deed,
     End,
     Hear,
@@ -67,18 +68,19 @@ def _all_in_training(scale: Scale) -> Drill:
 
 
 def _too_late(scale: Scale) -> Drill:
-    save, step = scale.kill_step, scale.kill_step + 2
+    slow, step = scale.save(2), scale.kill_step - 2
     return drill(
         "notice-too-late",
         "D6",
-        f"All nodes are told to go after step {step}, with 2 s to do so, while the save of step "
-        f"{save} takes 8 s. They end with 86 and say what is lost.",
+        f"All nodes are told to go after step {step}, with 2 s to do so, of a job whose save of "
+        f"step {slow} took 4 s. They save nothing, end with 86 and say what is lost.",
         Assemble(
-            failpoints=f"write.middle=sleep:8@step:{save};{hold(step)}",
-            settings=(("preemption.grace_seconds", 2), ("checkpoint.when_busy", "skip")),
+            failpoints=f"write.middle=sleep:4@step:{slow};{hold(step)};{_paced(step)}",
+            settings=(("preemption.grace_seconds", 2),),
             worlds=(2, 2),
         ),
         Reach("step.after", step),
+        Commit(step - scale.save_every + 2),
         *told_and_started_again(Ending.PREEMPTED_UNSAVED),
         judges=("loss_is_told", *RESUMED),
     )

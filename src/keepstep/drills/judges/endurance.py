@@ -107,16 +107,24 @@ def failed_saves_are_survived(evidence: Evidence) -> str:
     failed = evidence.history.failed_saves
     if not failed:
         raise NothingToExamine
-    ends = sum(injection.kind in _FATAL for injection in evidence.injections)
-    if len(evidence.history.starts) > ends + 1:
-        raise Objection(
-            f"{len(evidence.history.starts)} incarnations, but only {ends} faults that end one"
-        )
+    ends = [injection.time for injection in evidence.injections if injection.kind in _FATAL]
+    for (generation, began), (_, over) in pairwise(_begun(evidence)):
+        if not any(began < time < over for time in ends):
+            raise Objection(f"no fault was to end generation {generation}, but it ended")
     survived = sum(each.is_survived for each in failed)
     return (
         f"{len(failed)} saves failed; training went on after {survived}, and the others were cut "
         "short by the next fault"
     )
+
+
+def _begun(evidence: Evidence) -> list[tuple[int, float]]:
+    """Generations that lived long enough to say so, ascending, and when they began."""
+    begun: dict[int, float] = {}
+    for event in evidence.events:
+        number = event["generation"]
+        begun[number] = min(event["time"], begun.get(number, event["time"]))
+    return sorted(begun.items())
 
 
 def _step(checkpoint: CheckpointId | None) -> int:

@@ -72,14 +72,14 @@ class _Sortie:
             began = time.monotonic()
             for restart, each in enumerate(self._sortie):
                 self._play_round(job, restart, each)
-            code = self._end(job)
+            code, orphans = self._end(job)
         self._stage.collect()
         end = self._sortie[-1].end
         self._stage.notes["launches"].append(
             {
                 "end": end.kind,
                 "code": code,
-                "orphans": len(job.pids()),
+                "orphans": orphans,
                 "seconds": round(time.monotonic() - began, 1),
                 "log": job.log.name,
             }
@@ -126,11 +126,15 @@ class _Sortie:
             raise BarrierTimeout(f"incarnation {restart} has not begun to train; see {job.log}")
         return job.code is None
 
-    def _end(self, job: Job) -> int:
-        """*Raises:* ``BarrierTimeout`` if the launcher outlives what ends it."""
-        if not until(lambda: job.code is not None and not job.pids(), _END_SECONDS):
+    def _end(self, job: Job) -> tuple[int, int]:
+        """What the launcher ended with, and how many processes outlive it for long.
+
+        *Raises:* ``BarrierTimeout`` if the launcher outlives what ends it.
+        """
+        if not until(lambda: job.code is not None, _END_SECONDS):
             raise BarrierTimeout(f"the job outlived {self._sortie[-1].end.kind}; see {job.log}")
-        return job.code or 0
+        until(lambda: not job.pids(), _END_SECONDS)
+        return job.code or 0, len(job.pids())
 
     def _damage(self, number: int) -> None:
         """The newest checkpoint, while nobody uses it."""
