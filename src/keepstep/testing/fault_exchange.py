@@ -5,6 +5,7 @@ import socket
 import struct
 from asyncio import IncompleteReadError, StreamReader, StreamWriter, Task
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 from keepstep.testing.fault_rules import RuleBook
 from keepstep.testing.faults import (
@@ -43,9 +44,10 @@ class Stream:
 
     def reset(self) -> None:
         """Drop it with RST, as a process that dies with unread data does."""
-        self.writer.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO
-        )
+        with suppress(OSError):  # the other side may have closed it already
+            self.writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO
+            )
         self.writer.transport.abort()
 
     def close(self) -> None:
