@@ -376,7 +376,27 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
     ),
     "a closed store": (
         lambda o: spec(o, "NetworkPolicy/keepstep-store")["ingress"][0]["ports"][0].update(port=1),
-        r"nobody gets through to port 29400",
+        r"NetworkPolicy/keepstep-store: spec\.ingress: trainers do not get through to port 29400",
+    ),
+    "a store that only others reach": (
+        lambda o: spec(o, "NetworkPolicy/keepstep-store")["ingress"][0]["from"][0]["podSelector"][
+            "matchLabels"
+        ].update(x="y"),
+        r"trainers do not get through to port 29400",
+    ),
+    "no way out to the store": (
+        lambda o: spec(o, "NetworkPolicy/keepstep-trainer")["egress"].pop(1),
+        r"trainers do not get out to port 29400 of the store",
+    ),
+    "trainers that do not reach each other": (
+        lambda o: spec(o, "NetworkPolicy/keepstep-trainer")["ingress"][0].update(
+            ports=[{"port": 29500}]
+        ),
+        r"spec\.ingress: trainers do not reach each other at all ports",
+    ),
+    "no names": (
+        lambda o: o.pop("NetworkPolicy/keepstep-storage"),
+        r"spec\.egress: trainers do not get out to the cluster's DNS",
     ),
     "a value that was changed in one place": (
         lambda o: o["ConfigMap/keepstep-values"]["data"].update(shm="2Gi"),
@@ -395,6 +415,16 @@ def test_what_is_broken_is_found(objects: Objects, name: str) -> None:
     spoil(objects)
     found = findings(objects)
     assert any(re.search(said, one) for one in found), found
+
+
+def test_a_namespace_that_is_closed_but_for_what_is_admitted_is_well(objects: Objects) -> None:
+    everything = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    objects["NetworkPolicy/default-deny"] = {
+        "kind": "NetworkPolicy",
+        "metadata": dict(objects["NetworkPolicy/keepstep-store"]["metadata"], name="default-deny"),
+        "spec": everything,
+    }
+    assert findings(objects) == []
 
 
 def test_a_finding_names_file_object_field_and_remedy(objects: Objects) -> None:

@@ -6,6 +6,7 @@ from keepstep.k8s import (
     rules_cluster,
     rules_extensions,
     rules_job,
+    rules_network,
     rules_pod,
     rules_rights,
     rules_store,
@@ -23,6 +24,7 @@ OF_ANY: Sequence[Rule] = (*rules_job.OF_ANY, *rules_rights.OF_ANY)
 OF_THE_CLUSTER: Sequence[ClusterRule] = (
     *rules_store.OF_THE_CLUSTER,
     *rules_cluster.OF_THE_CLUSTER,
+    *rules_network.OF_THE_CLUSTER,
     *rules_extensions.OF_THE_CLUSTER,
 )
 

@@ -118,20 +118,6 @@ def metrics_port(cluster: Cluster) -> Iterator[Finding]:
             yield trainer.of_container("args", wrong, f"write --metrics-port={port}")
 
 
-def network(cluster: Cluster) -> Iterator[Finding]:
-    """A policy that closes the store lets trainers in at its port."""
-    for store in cluster.running("store"):
-        port = store.option("--port") or "29400"
-        for policy in cluster.of_kind("NetworkPolicy"):
-            if not fits(policy.get("spec.podSelector"), store.labels):
-                continue
-            if "Ingress" not in (policy.get("spec.policyTypes") or ["Ingress"]):
-                continue
-            if not any(_admits(rule, port) for rule in items(policy.body, "spec.ingress")):
-                wrong = f"nobody gets through to port {port}, where the store listens"
-                yield policy.finding("spec.ingress", wrong, f"write ports: [{{port: {port}}}]")
-
-
 def values(cluster: Cluster) -> Iterator[Finding]:
     """What ``keepstep-values`` says is what the trainer is told, and can be done."""
     for shared in [one for one in cluster.of_kind("ConfigMap") if one.name == VALUES]:
@@ -154,7 +140,6 @@ OF_THE_CLUSTER = (
     references,
     one_uri,
     metrics_port,
-    network,
     values,
 )
 
@@ -163,11 +148,6 @@ def _after(words: Sequence[str], verb: str) -> Sequence[str]:
     """Arguments of a verb that are no options."""
     rest = list(words)[list(words).index(verb) + 1 :] if verb in words else []
     return [word for word in rest if not word.startswith("-")]
-
-
-def _admits(rule: Body, port: str) -> bool:
-    ports = items(rule, "ports")
-    return not ports or port in [str(entry.get("port")) for entry in ports]
 
 
 def _told(trainer: Workload) -> Mapping[str, str | None]:
