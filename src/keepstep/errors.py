@@ -8,6 +8,7 @@
     |  '- UnsupportedFormatError              written by a newer keepstep
     |- StorageError (OSError)                 the environment
     |  |- StorageUnavailable                  worth another attempt, later
+    |  |  `- ClaimInDoubt                     of a generation: it may be carried out yet
     |  |- StorageFull
     |  |- StorageDenied (PermissionError)
     |  |- StoreNotFound                       bucket, region or endpoint is wrong
@@ -123,6 +124,10 @@ class StorageError(KeepstepError, OSError):
 
 class StorageUnavailable(StorageError):
     """The store did not answer, or answered with a passing failure. Another attempt may succeed."""
+
+
+class ClaimInDoubt(StorageUnavailable):
+    """The claim of a generation got no answer: it may be carried out yet."""
 
 
 class StorageFull(StorageError):

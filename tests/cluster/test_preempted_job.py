@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus import needs_prometheus
 
 from cluster.rendered import STORE, TRAINER, add_s3_secret, render, set_grace
+from cluster.scraping import Scraper, scraped
 from keepstep.commit.catalog import Catalog
 from keepstep.commit.layout import LEDGER
 from keepstep.commit.lineage import read_generation
@@ -32,6 +34,7 @@ pytestmark = [
     pytest.mark.drill,
     pytest.mark.long,
     pytest.mark.timeout(1500),
+    needs_prometheus,
     pytest.mark.skipif(
         not can_use_namespaces(), reason="pods in namespaces need root and iproute2"
     ),
@@ -129,8 +132,14 @@ def run(tmp_path: Path, s3: S3Server) -> Iterator[Run]:
         yield Run(cluster, open_storage(_URI))
 
 
+@pytest.fixture
+def scraper(run: Run, tmp_path: Path) -> Iterator[Scraper]:
+    with scraped(run.cluster, TRAINER, tmp_path / "prometheus") as found:
+        yield found
+
+
 def test_a_job_that_loses_nodes_its_store_and_a_rank_completes_with_the_same_bits(
-    run: Run, tmp_path: Path
+    run: Run, scraper: Scraper, tmp_path: Path
 ) -> None:
     cluster = run.cluster
     first = run.wait_for_world(4, after=0)
@@ -158,6 +167,10 @@ def test_a_job_that_loses_nodes_its_store_and_a_rank_completes_with_the_same_bit
     smaller = run.wait_for_world(3, after=whole)
     run.wait_for_replacement(vanished)
     run.wait_for_world(4, after=smaller)
+    run.wait_for_commit(run.committed_step() + 1)
+    assert scraper.panels_without_data() == []
+    committed = scraper.ask("max(keepstep_last_committed_step)")
+    print("Prometheus saw a commit of step", committed[0]["value"][1])
     assert cluster.wait_for_job(TRAINER, _WAIT_SECONDS) == "Complete", cluster.report()
 
     _check_what_was_charged(run, preempted, vanished)

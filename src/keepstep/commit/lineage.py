@@ -14,7 +14,13 @@ from datetime import UTC, datetime
 
 from keepstep.commit.canonical import seal, unseal
 from keepstep.commit.layout import GENERATIONS, CheckpointId, generation_key, parse_generation
-from keepstep.errors import CorruptCheckpointError, FencedError, ObjectExists
+from keepstep.errors import (
+    ClaimInDoubt,
+    CorruptCheckpointError,
+    FencedError,
+    ObjectExists,
+    StorageUnavailable,
+)
 from keepstep.storage.base import Storage
 
 
@@ -95,7 +101,8 @@ def claim_generation(
 
     *Ranks:* coordinator.
     *Durability:* the claim is durable once this returns.
-    *Raises:* ``FencedError`` if another process group claimed it first.
+    *Raises:* ``FencedError`` if another process group claimed it first; ``ClaimInDoubt`` if the
+    store does not say.
     """
     claim = Generation(
         number=newest_seen + 1,
@@ -104,17 +111,27 @@ def claim_generation(
         started=datetime.now(UTC).isoformat(timespec="milliseconds"),
         resumed_from=resumed_from,
     )
+    key = generation_key(claim.number)
     try:
-        storage.create(generation_key(claim.number), claim.to_bytes())
+        is_ours = _create(storage, key, claim)
+    except StorageUnavailable as error:
+        raise ClaimInDoubt(str(error), key=key) from error
+    if not is_ours:
+        raise FencedError(
+            f"another process group started generation {claim.number} of {storage.uri} at the "
+            "same time; start only one job on a run",
+            generation=claim.number,
+        )
+    return claim
+
+
+def _create(storage: Storage, key: str, claim: Generation) -> bool:
+    try:
+        storage.create(key, claim.to_bytes())
     except ObjectExists:
         # The reply to our own create may have been lost and the create repeated: ask the store.
-        if read_generation(storage, claim.number).nonce != claim.nonce:
-            raise FencedError(
-                f"another process group started generation {claim.number} of {storage.uri} at the "
-                "same time; start only one job on a run",
-                generation=claim.number,
-            ) from None
-    return claim
+        return read_generation(storage, claim.number).nonce == claim.nonce
+    return True
 
 
 def check_not_fenced(storage: Storage, generation: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from keepstep.commit.layout import STARTING, new_attempt, parse_starting, starting_key
 from keepstep.commit.lineage import list_generations
-from keepstep.errors import StorageError, StorageUnavailable
+from keepstep.errors import ClaimInDoubt, StorageError
 from keepstep.storage.base import Storage
 
 logger = logging.getLogger("keepstep.resume")
@@ -56,13 +56,13 @@ def end_start(storage: Storage, start: Start) -> None:
 def announced_start(storage: Storage) -> Iterator[Start]:
     """:func:`announce_start`, and :func:`end_start` in the end.
 
-    If the store does not answer, the mark stays: a claim that is still under way may yet be carried
-    out, and what it resumes from must be there then. The next claim makes the mark void.
+    If a claim got no answer, the mark stays: the claim may yet be carried out, and what it resumes
+    from must be there then. The next claim makes the mark void.
     """
     start = announce_start(storage)
     try:
         yield start
-    except StorageUnavailable:
+    except ClaimInDoubt:
         raise
     except BaseException:
         end_start(storage, start)

@@ -31,10 +31,10 @@ from keepstep.elastic.orders import take_step_over
 from keepstep.elastic.preemption import Preemption
 from keepstep.elastic.watchdog import FIRST_STEP, INIT, LOAD, SAVE, Watchdog
 from keepstep.errors import (
+    ClaimInDoubt,
     CommitError,
     ConfigError,
     LossSpikeError,
-    StorageUnavailable,
 )
 from keepstep.observability.ledger import END, Ledger
 from keepstep.observability.startup import STARTUP
@@ -403,9 +403,7 @@ class Session:
         """
         active = self._active()
         active.saves.finish()
-        with self._announced(
-            claims=False
-        ):  # or what the last commit made superfluous goes meanwhile
+        with self._announced():  # or what the last commit made superfluous goes meanwhile
             best = self._control.decide(lambda: best_checkpoint(self._storage, metric))
             if best is None:
                 return None
@@ -681,20 +679,17 @@ class Session:
         return str(catalog.run()["run"])  # something must be there already
 
     @contextmanager
-    def _announced(self, *, claims: bool = True) -> Iterator[Start]:
+    def _announced(self) -> Iterator[Start]:
         """Keep checkpoints from being pruned while one is chosen and loaded.
 
-        And beyond, if the store does not answer: a claim that is under way may be carried out yet.
-
-        Args:
-            claims: Whether a generation is claimed meanwhile.
+        And beyond, if a claim got no answer: it may be carried out yet.
         """
         start = self._control.decide(lambda: announce_start(self._storage))
         is_in_doubt = False
         try:
             yield start
-        except StorageUnavailable:
-            is_in_doubt = claims
+        except ClaimInDoubt:
+            is_in_doubt = True
             raise
         finally:
             if self.world.is_coordinator and not is_in_doubt:
