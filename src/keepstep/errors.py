@@ -8,7 +8,7 @@
     |  '- UnsupportedFormatError              written by a newer keepstep
     |- StorageError (OSError)                 the environment
     |  |- StorageUnavailable                  worth another attempt, later
-    |  |  `- ClaimInDoubt                     of a generation: it may be carried out yet
+    |  |  '- ClaimInDoubt                     of a generation: it may be carried out yet
     |  |- StorageFull
     |  |- StorageDenied (PermissionError)
     |  |- StoreNotFound                       bucket, region or endpoint is wrong
