@@ -1,18 +1,12 @@
 """Ranks and nodes that stand still (D7)."""
 
-from keepstep.drills.catalog.nodes import RESUMED, drill
+from keepstep.drills.catalog.nodes import RESUMED, away, drill, moments_away
 from keepstep.drills.node_acts import (
     Assemble,
-    Befall,
-    Commit,
     Deed,
     End,
-    Hear,
     Join,
     Reach,
-    Release,
-    hold,
-    pace,
 )
 from keepstep.drills.scenario import Drill, Ending, Scale
 
@@ -73,27 +67,13 @@ def _busy(scale: Scale, name: str, action: str, what: str) -> Drill:
 
 
 def _frozen(scale: Scale) -> Drill:
-    step, later = scale.kill_step - 1, scale.kill_step + 2
+    step, later = moments_away(scale)
     return drill(
         "node-frozen",
         "D7",
         f"One of three nodes, agent and worker, is frozen after step {step}. The others go on; it "
         f"is thawed after step {later}, has done no harm, and is taken back after the next commit.",
-        Assemble(
-            count=3,
-            failpoints=f"{hold(step)};{hold(later, restart=1)};{pace(later + 1, scale.steps)}",
-            worlds=(3, 2, 3),
-        ),
-        Reach("step.after", step),
-        Commit(step - scale.save_every + 1),
-        Hear("rank 2", "waits for round"),
-        Befall(Deed.FREEZE, "same"),
-        Release(),
-        Reach("step.after", later),
-        Befall(Deed.THAW, "same"),
-        Hear("same", "waits for round"),
-        Release(),
-        End(),
+        *away(scale, Deed.FREEZE, Deed.THAW),
         judges=("hops_keep_state", *RESUMED),
         needs=("freezer",),
     )

@@ -1,17 +1,14 @@
 """A node is cut off from the others without a word (D8)."""
 
-from keepstep.drills.catalog.nodes import GONE_ON, RESUMED, drill
+from keepstep.drills.catalog.nodes import GONE_ON, RESUMED, away, drill, moments_away
 from keepstep.drills.node_acts import (
     Assemble,
     Befall,
     Commit,
     Deed,
     End,
-    Hear,
     Reach,
     Release,
-    hold,
-    pace,
 )
 from keepstep.drills.scenario import Drill, Ending, Scale
 
@@ -24,27 +21,13 @@ def partition(scale: Scale) -> tuple[Drill, ...]:
 
 
 def _healed(scale: Scale) -> Drill:
-    step, later = scale.kill_step - 1, scale.kill_step + 2
+    step, later = moments_away(scale)
     return drill(
         "partition-healed",
         "D8",
         f"One of three nodes is cut off after step {step}. The others go on; it is connected again "
         f"after step {later}, and taken back after the next commit.",
-        Assemble(
-            count=3,
-            failpoints=f"{hold(step)};{hold(later, restart=1)};{pace(later + 1, scale.steps)}",
-            worlds=(3, 2, 3),
-        ),
-        Reach("step.after", step),
-        Commit(step - scale.save_every + 1),
-        Hear("rank 2", "waits for round"),
-        Befall(Deed.CUT, "same"),
-        Release(),
-        Reach("step.after", later),
-        Befall(Deed.HEAL, "same"),
-        Hear("same", "waits for round"),
-        Release(),
-        End(),
+        *away(scale, Deed.CUT, Deed.HEAL),
         judges=("hops_keep_state", *RESUMED),
         needs=_NEEDS,
     )
