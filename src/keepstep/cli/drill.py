@@ -11,10 +11,9 @@ from cyclopts import App, Parameter
 from keepstep.cli.drilling import (
     check_reports,
     choose,
-    directory_of,
     perform_all,
-    remove_if_empty,
     tell,
+    working_directory,
 )
 from keepstep.cli.output import Flag, UsageError, print_json, print_table
 from keepstep.drills.catalog import SABOTAGED, SMOKE, catalog
@@ -104,10 +103,9 @@ def run_drills(
     drills, unfit, settings = choose(wanted, recipe, steps)
     from keepstep.drills.perform import Ground
 
-    directory = directory_of(dir)
-    ground = Ground(directory, uri, settings=settings, seed=seed, sabotage=sabotage)
-    records = [*unfit, *perform_all(ground, drills, keep=keep, is_quiet=json)]
-    remove_if_empty(directory if dir is None else None)
+    with working_directory(dir) as directory:
+        ground = Ground(directory, uri, settings=settings, seed=seed, sabotage=sabotage)
+        records = [*unfit, *perform_all(ground, drills, keep=keep, is_quiet=json)]
     return tell(records, json=json, html=html, junit=junit)
 
 
@@ -139,11 +137,10 @@ def soak(
     from keepstep.drills.perform import Ground
     from keepstep.drills.soak.drill import soak as soak_drill
 
-    directory = directory_of(dir)
-    ground = Ground(directory, uri, seed=seed)
-    drills = [soak_drill(minutes=minutes, faults=faults)]
-    records = perform_all(ground, drills, keep=keep, is_quiet=json)
-    remove_if_empty(directory if dir is None else None)
+    with working_directory(dir) as directory:
+        ground = Ground(directory, uri, seed=seed)
+        drills = [soak_drill(minutes=minutes, faults=faults)]
+        records = perform_all(ground, drills, keep=keep, is_quiet=json)
     return tell(records, json=json, html=html, junit=junit)
 
 
@@ -197,12 +194,11 @@ def replay(
     from keepstep.drills.record import read_record
 
     record = read_record(file)
-    directory = directory_of(dir)
-    ground = Ground(
-        directory, uri, settings=record.settings, seed=record.seed, sabotage=record.sabotage
-    )
-    records = perform_all(ground, [record.drill], keep=keep, is_quiet=json)
-    remove_if_empty(directory if dir is None else None)
+    with working_directory(dir) as directory:
+        ground = Ground(
+            directory, uri, settings=record.settings, seed=record.seed, sabotage=record.sabotage
+        )
+        records = perform_all(ground, [record.drill], keep=keep, is_quiet=json)
     return tell(records, json=json, html=html, junit=junit)
 
 

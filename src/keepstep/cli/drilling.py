@@ -95,14 +95,12 @@ def tell(
     return ExitCode.OK if are_good else ExitCode.ERROR
 
 
-def directory_of(dir: Path | None) -> Path:
-    """The one that was asked for, or a temporary one."""
-    return dir or Path(tempfile.mkdtemp(prefix="keepstep-drill-"))
-
-
-def remove_if_empty(directory: Path | None) -> None:
-    """A temporary directory in which nothing is kept."""
-    if directory is not None and not any(directory.iterdir()):
+@contextmanager
+def working_directory(dir: Path | None) -> Iterator[Path]:
+    """The one that was asked for; or a temporary one, which goes if nothing is kept in it."""
+    directory = dir or Path(tempfile.mkdtemp(prefix="keepstep-drill-"))
+    yield directory
+    if dir is None and not any(directory.iterdir()):
         directory.rmdir()
 
 
