@@ -168,7 +168,12 @@ def test_a_job_that_loses_nodes_its_store_and_a_rank_completes_with_the_same_bit
     run.wait_for_replacement(vanished)
     run.wait_for_world(4, after=smaller)
     run.wait_for_commit(run.committed_step() + 1)
-    assert scraper.panels_without_data() == []
+    cluster.wait_until(
+        lambda: not scraper.panels_without_data(),
+        "data on every panel",
+        _WAIT_SECONDS,
+        every_seconds=2,
+    )
     committed = scraper.ask("max(keepstep_last_committed_step)")
     print("Prometheus saw a commit of step", committed[0]["value"][1])
     assert cluster.wait_for_job(TRAINER, _WAIT_SECONDS) == "Complete", cluster.report()

@@ -60,6 +60,8 @@ class Relay:
             return
         try:
             await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        except asyncio.CancelledError:  # by our own end, which Python 3.11 would log as an error
+            return
         finally:
             back.close()
             writer.close()
