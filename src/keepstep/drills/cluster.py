@@ -54,7 +54,7 @@ class Cluster:
             worker=("-m", "keepstep.launch", *overrides),
             conf={name: str(value) for name, value in {**_CONF, **dict(act.conf)}.items()},
             environ={MARK: self._mark},
-            inherited=clean(os.environ),
+            inherited=clean(os.environ | stage.environ),
             is_keepstep_run=True,
             workers_per_node=act.workers_per_node,
             network=network,

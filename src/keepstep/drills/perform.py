@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from keepstep.drills.evidence import evidence_of
-from keepstep.drills.inject import fingerprints
+from keepstep.drills.inject import copy_objects, fingerprints
 from keepstep.drills.judges import judge
 from keepstep.drills.record import Record, write_record
 from keepstep.drills.remains import Remains, read_remains
@@ -110,7 +110,7 @@ class Ground:
         drill, storage = record.drill, self._run_of(directory)
         start = time.monotonic()
         if drill.continues_reference and reference is not None:
-            _copy_objects(self._run_of(reference.directory), storage)
+            copy_objects(self._run_of(reference.directory), storage)
         stage = Stage(
             drill.name,
             storage,
@@ -223,8 +223,3 @@ def _told(error: Exception) -> str:
         return str(error)
     logger.error("a drill failed by an error of its own", exc_info=error)
     return f"{type(error).__name__}: {error}"
-
-
-def _copy_objects(source: Storage, target: Storage) -> None:
-    for info in source.list(""):
-        target.put(info.key, source.get(info.key))

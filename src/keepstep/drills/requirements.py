@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 
+from keepstep.errors import ConfigError
+
 
 def lacking(needs: Iterable[str]) -> str | None:
     """The first thing that this machine lacks, as a sentence; ``None`` if it has them all.
@@ -33,8 +35,26 @@ def _freezer() -> str | None:
     return None if can_freeze() else "it takes the freezer of control groups (root)"
 
 
+def _disk() -> str | None:
+    from keepstep.testing.block_device import FILE_SYSTEMS, cannot_cut
+
+    return cannot_cut(FILE_SYSTEMS["ext4"])
+
+
+def _s3_server() -> str | None:
+    from keepstep.testing import weed
+
+    try:
+        weed.find_binary()
+    except ConfigError as error:
+        return str(error)
+    return None if find_spec("botocore") else "botocore is not installed"
+
+
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "network-namespaces": _network_namespaces,
     "freezer": _freezer,
+    "disk": _disk,
+    "s3-server": _s3_server,
 }
 """By name: says what is lacking, or ``None``."""

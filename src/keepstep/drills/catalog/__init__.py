@@ -6,15 +6,18 @@ from keepstep.drills.catalog.agents import agents
 from keepstep.drills.catalog.clock import clock
 from keepstep.drills.catalog.crash_loop import crash_loop
 from keepstep.drills.catalog.damage import damage
+from keepstep.drills.catalog.disk import disk
 from keepstep.drills.catalog.hangs import hangs
 from keepstep.drills.catalog.in_flight import in_flight
 from keepstep.drills.catalog.kills import kills
 from keepstep.drills.catalog.notice_moments import notice_moments
 from keepstep.drills.catalog.notices import notices
+from keepstep.drills.catalog.object_storage import object_storage
 from keepstep.drills.catalog.partition import partition
 from keepstep.drills.catalog.rescale import rescale
 from keepstep.drills.catalog.scale_up import scale_up
 from keepstep.drills.catalog.store import store
+from keepstep.drills.catalog.stragglers import stragglers
 from keepstep.drills.catalog.two_jobs import two_jobs
 from keepstep.drills.catalog.zombie import zombie
 from keepstep.drills.scenario import SMALL, Drill, Scale
@@ -40,19 +43,8 @@ SABOTAGED = "kill-write.middle-ddp"
 """What a sabotage is tried on, if nothing is named."""
 
 _FAMILIES = (
-    *(kills, in_flight, rescale, damage, zombie),
-    *(
-        store,
-        agents,
-        notices,
-        notice_moments,
-        hangs,
-        partition,
-        clock,
-        scale_up,
-        crash_loop,
-        two_jobs,
-    ),
+    *(kills, in_flight, rescale, damage, zombie, store, agents, notices, notice_moments, hangs),
+    *(partition, clock, scale_up, object_storage, disk, stragglers, crash_loop, two_jobs),
 )
 """Each a function from the scale to its drills."""
 

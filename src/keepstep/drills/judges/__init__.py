@@ -5,7 +5,7 @@ of its judges.
 """
 
 from keepstep.drills.evidence import Evidence
-from keepstep.drills.judges import ends, endurance, lines, nodes, restores, store, work
+from keepstep.drills.judges import ends, endurance, lines, nodes, restores, saves, store, work
 from keepstep.drills.judges.table import Judges
 from keepstep.drills.verdicts import NothingToExamine, Objection, Verdict
 
@@ -15,6 +15,7 @@ JUDGES: Judges = {
     **lines.JUDGES,
     **nodes.JUDGES,
     **restores.JUDGES,
+    **saves.JUDGES,
     **store.JUDGES,
     **work.JUDGES,
 }
