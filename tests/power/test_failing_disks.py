@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from keepstep.commit.catalog import Catalog
-from keepstep.errors import CommitError, StorageDenied, StorageError
+from keepstep.errors import CommitError, StorageDenied, StorageError, StorageFull
 from keepstep.storage.local import LocalStorage
+from keepstep.storage.log import open_log, read_log
 from keepstep.testing.block_device import CuttableDisk
 from keepstep.testing.power.calls import Call, calls_seen
 from keepstep.testing.power.diary import Diary
@@ -56,6 +57,25 @@ def test_a_full_disk(ext4: CuttableDisk, free_bytes: int) -> None:
     assert _latest_step(run.root) == 20
     ballast.unlink()
     run.saves_again(40)
+
+
+def test_a_log_on_a_full_disk_has_whole_lines_and_in_the_end_all(ext4: CuttableDisk) -> None:
+    storage, key = LocalStorage(ext4.path / "run-0"), "ledger/g000001/rank-00000.jsonl"
+    opened = open_log(storage, key)
+    lines = [b"%d %s\n" % (number, b"-" * 100_000) for number in range(8)]
+    opened.append(lines[0])
+    _fill(ext4.path / "ballast", 150_000)
+    refused = []
+    for line in lines[1:-1]:
+        try:
+            opened.append(line)
+        except StorageFull:
+            refused.append(line)
+    assert refused
+    assert read_log(storage, key) == b"".join(lines[: 7 - len(refused)])
+    (ext4.path / "ballast").unlink()
+    opened.append(lines[-1])
+    assert read_log(storage, key) == b"".join(lines)
 
 
 def test_writes_that_are_accepted_and_fail_when_they_are_synced() -> None:

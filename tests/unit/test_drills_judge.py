@@ -11,13 +11,13 @@ from keepstep.commit.layout import CheckpointId
 from keepstep.drills.evidence import Evidence
 from keepstep.drills.history import FailedSave, History, LiveState, Start, Step
 from keepstep.drills.inject import Damage
-from keepstep.drills.judges import JUDGES, judge, lines, nodes
+from keepstep.drills.judges import JUDGES, judge, lines, nodes, saves
 from keepstep.drills.remains import Checkpoint
 from keepstep.drills.results import Injection, Result
 from keepstep.drills.scenario import DamageKind, Ending, Place
 
-HERE = sorted(JUDGES.keys() - lines.JUDGES.keys() - nodes.JUDGES.keys())
-"""The others are lied to in test_drills_judge_nodes.py."""
+HERE = sorted(JUDGES.keys() - lines.JUDGES.keys() - nodes.JUDGES.keys() - saves.JUDGES.keys())
+"""The others are lied to in test_drills_judge_nodes.py and test_drills_judge_saves.py."""
 
 LAST_STEP = 8
 BATCH = 4

@@ -22,6 +22,7 @@ from keepstep.drills.scenario import (
     Spoil,
 )
 from keepstep.drills.soak.drill import soak
+from keepstep.drills.storage_acts import Distort, Distortion, Happen, Mishap
 from keepstep.drills.verdicts import INVARIANTS
 from keepstep.errors import ConfigError
 from keepstep.failpoints import FAILPOINTS, arm, disarm
@@ -102,6 +103,12 @@ def test_a_save_is_due_when_a_rank_is_killed() -> None:
 
 def test_every_deed_is_done_in_some_drill() -> None:
     assert {act.deed for d in catalog() for act in d.acts if isinstance(act, Befall)} == set(Deed)
+
+
+def test_every_mishap_and_every_distortion_is_in_some_drill() -> None:
+    acts = [act for drill in catalog() for act in drill.acts]
+    assert {act.mishap for act in acts if isinstance(act, Happen)} == set(Mishap)
+    assert {act.distortion for act in acts if isinstance(act, Distort)} == set(Distortion)
 
 
 def test_drills_on_nodes_share_one_uninterrupted_run() -> None:

@@ -65,7 +65,7 @@ def test_what_a_dying_writer_tore_is_left_out() -> None:
     assert read_ledger(b"[1]\n\x00\n") == []
 
 
-def test_a_full_disk_loses_events_but_does_not_stop_training(
+def test_a_full_disk_does_not_stop_training(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ledger = Ledger(FullLog(), generation=1, rank=0)

@@ -67,6 +67,46 @@ def test_what_is_appended_can_be_read_on_either_kind() -> None:
         assert read_log(storage, KEY) == b"one\ntwo\nthree\n"
 
 
+class Failing(MemoryStorage):
+    """A store whose appends can fail."""
+
+    is_full = False
+
+    def append(self, key: str, data: Buffer) -> None:
+        if self.is_full:
+            raise StorageFull("no space", key=key)
+        super().append(key, data)
+
+
+def test_what_a_full_disk_refused_is_written_once_there_is_space() -> None:
+    storage = Failing()
+    opened = open_log(storage, KEY)
+    opened.append(b"one\n")
+    storage.is_full = True
+    for line in (b"two\n", b"three\n"):
+        with pytest.raises(StorageFull):
+            opened.append(line)
+    assert read_log(storage, KEY) == b"one\n"
+    storage.is_full = False
+    opened.append(b"four\n")
+    opened.close()
+    assert read_log(storage, KEY) == b"one\ntwo\nthree\nfour\n"
+
+
+def test_the_end_of_a_disk_that_stays_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_MOST_WAITING_BYTES", 12)
+    storage = Failing()
+    storage.is_full = True
+    opened = open_log(storage, KEY)
+    for _ in range(2):
+        with pytest.raises(StorageFull, match="no space"):
+            opened.append(b"12345\n")
+    with pytest.raises(StorageFull, match="is lost"):
+        opened.append(b"67890\n")
+    with pytest.raises(StorageFull, match="no space"):
+        opened.close()
+
+
 def test_the_end_of_a_log(storage: WithoutAppend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_SEGMENT_BYTES", 10)
     for store in (MemoryStorage(), storage):

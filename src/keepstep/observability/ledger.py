@@ -23,8 +23,8 @@ class Log(Protocol):
     """Bytes to which one writer adds at the end. Thread-safe."""
 
     def append(self, data: bytes, /) -> None:
-        """Add to the end. *Raises:* ``StorageError`` if the log cannot be written now; where it is
-        kept in memory first, what was added waits for better times."""
+        """Add to the end. *Raises:* ``StorageError`` if the log cannot be written now: what was
+        added waits for better times; ``StorageFull`` also if so much waits that it is lost."""
         ...
 
     def flush(self) -> None:

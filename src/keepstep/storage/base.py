@@ -120,6 +120,7 @@ class Storage(Protocol):
     def append(self, key: str, data: Buffer) -> None:
         """Add to the end of a log, creating it if need be. One writer per key.
 
+        Whoever gets an error has added nothing, and may try again.
         *Durability:* survives the death of this process, not a power loss.
         """
         ...

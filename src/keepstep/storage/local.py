@@ -112,7 +112,7 @@ class LocalStorage:
             # One write call on an O_APPEND descriptor: a killed writer tears at most its last line.
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                _write_all(descriptor, data)
+                _append_all(descriptor, data)
             finally:
                 os.close(descriptor)
 
@@ -299,6 +299,17 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _append_all(descriptor: int, data: Buffer) -> None:
+    """All, or, unless this process is killed meanwhile, nothing: the one writer is here."""
+    size_bytes = os.fstat(descriptor).st_size
+    try:
+        _write_all(descriptor, data)
+    except OSError:
+        with suppress(OSError):  # the error that matters is the first one
+            os.ftruncate(descriptor, size_bytes)
+        raise
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

@@ -42,20 +42,31 @@ def read_log(storage: Storage, key: str, *, last_bytes: int | None = None) -> by
 
 
 class AppendedLog:
-    """A log on a store that can append."""
+    """A log on a store that can append. What cannot be written now is, with what comes later."""
 
     def __init__(self, storage: Storage, key: str) -> None:
         self._storage = storage
         self._key = key
+        self._waiting = bytearray()
+        self._lock = threading.Lock()
 
     def append(self, data: Buffer) -> None:
-        self._storage.append(self._key, data)
+        with self._lock:
+            _require_room(self._waiting, data, self._key)
+            self._waiting += data
+            self._write()
 
     def flush(self) -> None:
-        pass
+        with self._lock:
+            self._write()
 
     def close(self) -> None:
-        pass
+        self.flush()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._storage.append(self._key, bytes(self._waiting))
+            self._waiting.clear()
 
 
 class SegmentedLog:
@@ -78,11 +89,7 @@ class SegmentedLog:
 
     def append(self, data: Buffer) -> None:
         with self._changed:
-            if len(self._waiting) + len(data) > _MOST_WAITING_BYTES:
-                raise StorageFull(
-                    f"{len(self._waiting)} bytes wait to be written to {self._prefix}: what is "
-                    "recorded now is lost"
-                ) from self._error
+            _require_room(self._waiting, data, self._prefix)
             self._waiting += data
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="keepstep-log", daemon=True)
@@ -145,6 +152,15 @@ class SegmentedLog:
         if len(self._segment) >= _SEGMENT_BYTES:
             self._number += 1
             self._segment = b""
+
+
+def _require_room(waiting: bytearray, data: Buffer, key: str) -> None:
+    """*Raises:* ``StorageFull`` if so much waits already that this cannot."""
+    if len(waiting) + len(data) > _MOST_WAITING_BYTES:
+        raise StorageFull(
+            f"{len(waiting)} bytes wait to be written to {key}: what is recorded now is lost",
+            key=key,
+        )
 
 
 def _segments(key: str) -> str:

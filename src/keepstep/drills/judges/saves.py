@@ -10,6 +10,8 @@ def every_save_committed(evidence: Evidence) -> str:
     """Whatever storage did, each step that was due is committed; no save failed or was left out."""
     if evidence.history.failed_saves:
         raise Objection(f"the save of step {evidence.history.failed_saves[0].step} failed")
+    if not _due(evidence):
+        raise Objection("no save was due")
     if missing := _due(evidence) - _committed(evidence):
         raise Objection(f"steps {sorted(missing)} are not committed")
     return f"all of {len(_committed(evidence))} saves are committed"

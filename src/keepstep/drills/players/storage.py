@@ -65,6 +65,7 @@ def play_happen(stage: Stage, act: Happen) -> None:
             (stage.held[_DISK].path / _BALLAST).unlink()
         case Mishap.FAIL:
             disk: CuttableDisk = stage.held[_DISK]
+            disk.sync()  # else it would lose what a system writes back within seconds
             disk.set_read_only_on_errors()
             disk.fail()
         case Mishap.REPAIR:
@@ -125,4 +126,4 @@ def _fill(path: Path) -> None:
 
 
 def _note_hits(stage: Stage, act: Distort, rule: Rule) -> None:
-    stage.notes.setdefault("distorted", []).append([act.distortion, rule.hits])
+    stage.notes.setdefault("distorted", []).append([str(act.distortion), rule.hits])
