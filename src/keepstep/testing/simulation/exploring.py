@@ -101,6 +101,8 @@ def _explore_beside_others(first_seed: int, saves: int, number: int, processes: 
     if hasattr(os, "sched_setaffinity"):  # a baton that goes from core to core takes longer
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
+        # A thread that is given the baton is not to run before the giver has let go of everything.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     return _explore_share(first_seed, saves, number, processes)
 
 

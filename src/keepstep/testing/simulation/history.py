@@ -91,7 +91,7 @@ class History:
             self.media,
             self,
             is_disk=plan.is_disk,
-            order=self._shuffled if plan.is_reordered else sorted,
+            order=self._shuffled if plan.is_reordered else None,
         )
         self.store = SimulatedStore(self.scheduler, self)
         self.saves = 0

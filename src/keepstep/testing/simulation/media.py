@@ -1,5 +1,6 @@
 """What a store holds: what everybody sees, and what is left of it when the power is cut."""
 
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from random import Random
 
@@ -7,6 +8,9 @@ from keepstep.errors import ObjectExists
 
 Observer = Callable[[str, bytes | None, bytes | None], None]
 """Told of a key, and of what was and what is now under it."""
+
+_LAST = "\x7f"
+"""Sorts after every character of a key."""
 
 
 class Media:
@@ -18,6 +22,7 @@ class Media:
 
     def __init__(self, observe: Observer) -> None:
         self.seen: dict[str, bytes] = {}
+        self._names: list[str] = []
         self._unsynced: dict[str, list[bytes | None]] = {}
         self._torn: set[str] = set()
         self._observe = observe
@@ -34,8 +39,11 @@ class Media:
             if may_tear:
                 self._torn.add(key)
         if data is None:
-            self.seen.pop(key, None)
+            if self.seen.pop(key, None) is not None:
+                del self._names[bisect_left(self._names, key)]
         else:
+            if before is None:
+                insort(self._names, key)
             self.seen[key] = data
         if data is not before:
             self._observe(key, before, data)
@@ -45,6 +53,11 @@ class Media:
         if key in self.seen:
             raise ObjectExists("the name is taken", key=key)
         self.set(key, data, is_durable=is_durable, may_tear=may_tear)
+
+    def names(self, prefix: str) -> list[str]:
+        """What is seen below a prefix, in order."""
+        start = bisect_left(self._names, prefix)
+        return self._names[start : bisect_left(self._names, prefix + _LAST, start)]
 
     def sync(self, key: str) -> None:
         """What is under the key now survives.

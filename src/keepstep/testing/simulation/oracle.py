@@ -7,6 +7,7 @@ derives from the claims by itself which commits count.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from keepstep.commit.blocks import sha256_digest
 from keepstep.commit.layout import (
@@ -21,6 +22,8 @@ from keepstep.commit.layout import (
 )
 from keepstep.testing.simulation.media import Media
 from keepstep.testing.simulation.trunk import Trunk
+
+_digest_of = lru_cache(maxsize=256)(sha256_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,7 @@ class Oracle:
                 flaws.append(f"{key} has {len(data)} bytes")
             elif key in self.states and data != self.states[key]:
                 flaws.append(f"{key} holds {data!r} instead of {self.states[key]!r}")
-            elif digest.startswith("sha256") and digest != sha256_digest(data):
+            elif digest.startswith("sha256") and digest != _digest_of(data):
                 flaws.append(f"{key} does not match its digest")
             elif not self.media.is_durable(key):
                 flaws.append(f"{key} is not durable")

@@ -1,6 +1,7 @@
 """A rank that saves a few bytes: enough to run the protocol's own code without tensors."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 from keepstep.commit.blocks import FileBlocks, fold_checksums, run_checksums, sha256_digest
 from keepstep.commit.index import RankIndex
@@ -67,11 +68,11 @@ class SimulatedParticipant:
 
     def index(self) -> bytes:
         """What the index of this rank holds."""
-        return RankIndex(rank=self.rank, frames=(), files=(self._blocks(),)).to_bytes()
+        return RankIndex(rank=self.rank, frames=(), files=(self._blocks,)).to_bytes()
 
     def record(self, index: bytes) -> bytes:
         """What the coordinator is told."""
-        digest = self._blocks().digest
+        digest = self._blocks.digest
         return f"{digest} {len(self.state)} {sha256_digest(index)} {len(index)}".encode()
 
     def manifest(self, records: list[bytes]) -> Manifest:
@@ -87,6 +88,7 @@ class SimulatedParticipant:
     def discard(self) -> None:
         self.storage.delete(self.written)
 
+    @cached_property
     def _blocks(self) -> FileBlocks:
         file = shard_filename(self.rank, 0)
         return fold_checksums(file, [run_checksums(0, self.state, _BLOCK_BYTES)], _BLOCK_BYTES)

@@ -1,5 +1,7 @@
 """Where a process can be when it dies: who it is, in which phase, at which operation."""
 
+from functools import lru_cache
+
 Site = tuple[str, str, str, str, str]
 """Role, activity, operation, object, and the moment within the operation. Processes that are killed
 at one site have done the same kinds of things before."""
@@ -19,6 +21,7 @@ _FILE_AT = 40
 """Where the file begins in ``steps/<step>-g<generation>-<attempt>/<file>``."""
 
 
+@lru_cache(maxsize=4096)
 def object_of(key: str) -> str:
     """What kind of thing a key names."""
     if key[:4] != "step":

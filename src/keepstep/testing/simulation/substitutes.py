@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from random import Random
 from typing import Any, Self, TypeVar
 
 from keepstep.commit import barrier, catalog, layout, lineage, pins, protocol, verify
+from keepstep.commit.index import RankIndex
+from keepstep.commit.layout import CheckpointId
+from keepstep.commit.lineage import Generation
+from keepstep.commit.manifest import Manifest
 from keepstep.testing.simulation.clock import Clock
 from keepstep.testing.simulation.threads import Threads
 
@@ -25,15 +30,25 @@ def substituted(clock: Clock, threads: Threads, random: Random) -> Iterator[None
         (layout, "secrets", chance),
         (lineage, "secrets", chance),
         *((module, "datetime", clock) for module in (catalog, lineage, pins)),
+        (CheckpointId, "parse", _remembered(CheckpointId.parse)),
+        *((kind, "from_bytes", _remembered(kind.from_bytes)) for kind in _DOCUMENTS),
     ]
-    before = [getattr(module, name) for module, name, _ in replaced]
-    for module, name, substitute in replaced:
-        setattr(module, name, substitute)
+    before = [vars(owner)[name] for owner, name, _ in replaced]
+    for owner, name, substitute in replaced:
+        setattr(owner, name, substitute)
     try:
         yield
     finally:
-        for (module, name, _), original in zip(replaced, before, strict=True):
-            setattr(module, name, original)
+        for (owner, name, _), original in zip(replaced, before, strict=True):
+            setattr(owner, name, original)
+
+
+_DOCUMENTS: tuple[Any, ...] = (Manifest, RankIndex, Generation)
+
+
+def _remembered(read: Callable[..., Any]) -> Any:
+    """The same reader, which knows what it has read: the same bytes are the same frozen value."""
+    return staticmethod(lru_cache(maxsize=512)(read))
 
 
 class _Chance:
