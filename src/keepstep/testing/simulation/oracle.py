@@ -87,9 +87,10 @@ class Oracle:
             self.violate(f"I1: {checkpoint} is reported as committed, but {flaws[0]}")
         elif self.media.is_durable(checkpoint.key(MANIFEST)):
             self.reported.add(checkpoint)
-        elif rank == 0:
-            self.violate(f"I1: {checkpoint} is reported as committed, and not durable")
-        # Else a rank has found it in the store, while the coordinator's request is under way.
+        else:
+            self.violate(
+                f"I1: rank {rank} reports {checkpoint} as committed, and it is not durable"
+            )
 
     def aborted_by(self, checkpoint: CheckpointId, rank: int) -> None:
         """A rank was told so."""

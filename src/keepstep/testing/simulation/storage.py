@@ -142,6 +142,11 @@ class SimulatedStorage:
             for key in removed:
                 self.media.sync(key)
 
+    def make_durable(self, key: str) -> None:
+        if self.is_disk:
+            self.refuse(self.fate.pass_by("sync", key), key)
+            self.media.sync(key)
+
     @property
     def _is_at_once(self) -> bool:
         return not self.is_disk
