@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from keepstep.testing.simulation.history import History, Outcome
@@ -102,7 +103,8 @@ def _explore_beside_others(first_seed: int, saves: int, number: int, processes: 
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
         # A thread that is given the baton is not to run before the giver has let go of everything.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with suppress(OSError):  # where it is not allowed, it only takes longer
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     return _explore_share(first_seed, saves, number, processes)
 
 
