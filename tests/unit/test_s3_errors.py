@@ -207,21 +207,27 @@ def test_a_refusal_of_something_else_does_not_blame_the_bucket(
     assert "s3:PutObject" not in message
 
 
+def retrieving(provider: str) -> Exception:
+    return CredentialRetrievalError(provider=provider, error_msg="no answer")
+
+
 @pytest.mark.parametrize(
-    ("error", "name"),
+    ("error", "name", "kind"),
     [
-        (CredentialRetrievalError(provider="iam-role", error_msg="no answer"), "iam-role"),
-        (MetadataRetrievalError(error_msg="no answer"), "metadata service"),
-        (TokenRetrievalError(provider="sso", error_msg="no answer"), "sso"),
+        (retrieving("iam-role"), "iam-role", StorageUnavailable),
+        (retrieving("container-role"), "container-role", StorageUnavailable),
+        (MetadataRetrievalError(error_msg="no answer"), "metadata service", StorageUnavailable),
+        (retrieving("their source"), "their source", StorageDenied),
+        (TokenRetrievalError(provider="sso", error_msg="no answer"), "sso", StorageDenied),
     ],
     ids=repr,
 )
 def test_a_source_of_credentials_that_fails_is_asked_again_and_named(
-    error: Exception, name: str
+    error: Exception, name: str, kind: type[StorageError]
 ) -> None:
     assert is_passing(error)
     assert not may_have_landed(error), "the store was not asked"
-    assert type(told(error)) is StorageDenied
+    assert type(told(error)) is kind
     assert re.search(f"no credentials came from .*{name}: no answer", str(told(error)))
 
 

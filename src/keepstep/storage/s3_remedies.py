@@ -45,6 +45,8 @@ Meaning = tuple[type[StorageError], str]
 _USER_INFO = re.compile(r"//(\S*|[^/]*)@")
 _ACTION = re.compile(r"\b[a-z0-9-]+:[A-Z][A-Za-z]+\b")
 _PROCESS = "custom-process"
+_SERVICES = ("container-role", "iam-role", "the machine's metadata service")
+"""Sources that run beside a job; on a new machine they may start later than it."""
 
 _READING = "s3:GetObject and s3:ListBucket"
 """Without the second, what is absent is refused instead."""
@@ -146,7 +148,7 @@ def _of_answer(error: ClientError, operation: str) -> Meaning:
 
 def _of_client(error: Exception, operation: str) -> Meaning:
     if isinstance(error, PROVIDER_ERRORS):
-        return StorageDenied, _of_provider(error)
+        return _of_provider(error)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StorageDenied, f"no complete credentials were found; {_SET_CREDENTIALS}"
     if isinstance(error, SSOError | UnauthorizedSSOTokenError):
@@ -172,15 +174,16 @@ def _of_client(error: Exception, operation: str) -> Meaning:
     return StorageUnavailable, f"{operation} failed: {told}"
 
 
-def _of_provider(error: Exception) -> str:
+def _of_provider(error: Exception) -> Meaning:
     context = error.kwargs if isinstance(error, BotoCoreError) else {}
-    provider = context.get("provider", "the machine's metadata service")
+    provider = context.get("provider", _SERVICES[-1])
     if provider == _PROCESS:
-        return (
+        return StorageDenied, (
             "no credentials came from credential_process (custom-process): it failed or gave "
             "expired ones; run it by hand: what it says may hold secrets and is not repeated here"
         )
-    return f"no credentials came from {provider}: {context.get('error_msg', error)}"
+    told = f"no credentials came from {provider}: {context.get('error_msg', error)}"
+    return (StorageUnavailable if provider in _SERVICES else StorageDenied), told
 
 
 def _refusal(error: ClientError, operation: str) -> str:
