@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -21,6 +22,7 @@ from keepstep.world import World
 
 logger = logging.getLogger("keepstep.launch")
 
+_FIRST_GPU = Path("/dev/nvidia0")
 _READ_ONCE = {"auto": None, "always": True, "never": False}
 
 
@@ -37,7 +39,7 @@ def run_job(
     *Ranks:* collective. *Durability:* unless that is ``PREEMPTED_UNSAVED``, the last step is
     committed once this returns.
     """
-    device = choose_device(world)
+    device = choose_device(world, environ)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     timeout_seconds = config.parallel.timeout_seconds
@@ -82,9 +84,16 @@ def run_job(
     return stop.exit_code if stop else ExitCode.OK
 
 
-def choose_device(world: World) -> torch.device:
+def choose_device(world: World, environ: Mapping[str, str]) -> torch.device:
     """This rank's GPU if the machine has any, else the CPU."""
     if not torch.cuda.is_available():
+        if _FIRST_GPU.exists() and environ.get("CUDA_VISIBLE_DEVICES") != "":
+            logger.warning(
+                "this node has a GPU that torch %s (CUDA: %s) cannot use: training on the CPU. "
+                "Install a build for its driver, or set CUDA_VISIBLE_DEVICES= if that is meant",
+                torch.__version__,
+                torch.version.cuda,
+            )
         return torch.device("cpu")
     if world.local_rank >= torch.cuda.device_count():
         raise ConfigError(
