@@ -439,6 +439,22 @@ def test_any_block_behind_the_cut_names_a_truncated_file() -> None:
     assert verdict.is_good
 
 
+def test_a_deleted_manifest_of_which_nothing_else_knew_cannot_be_missed() -> None:
+    deleted = Damage(
+        id_of(8, 1), Place.MANIFEST, DamageKind.DELETE, id_of(8, 1).key("manifest.json"), None
+    )
+    gone = replace(SOAKED, damages=(DAMAGE, deleted))
+    verdict = judge("damage_was_named", gone)
+    assert verdict is not None
+    assert verdict.is_good, verdict.evidence
+    assert "1 deleted commits" in verdict.evidence
+    known = with_history(gone, saved=gone.history.saved | {deleted.checkpoint})
+    missed = judge("damage_was_named", known)
+    assert missed is not None
+    assert not missed.is_good
+    assert judge("damage_was_named", replace(gone, damages=(deleted,))) is None
+
+
 def test_what_retention_removed_is_not_lost() -> None:
     gone = with_history(KILLED, checkpoints=KILLED.history.checkpoints[1:])
     verdict = judge("nothing_lost", with_history(gone, pruned=frozenset({id_of(2, 1)})))

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from keepstep.errors import ExitCode
+from keepstep.launch import main
 
 SMALL = [
     *("--train.steps", "6"),
@@ -42,6 +44,20 @@ def test_half_set_environment_ends_with_the_configuration_code(tmp_path: Path) -
     job = launch(tmp_path, RANK="0", WORLD_SIZE="1")
     assert job.returncode == ExitCode.CONFIG
     assert "MASTER_ADDR" in job.stderr
+
+
+def test_whatever_is_raised_is_left_for_torchrun_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("peer is gone")
+
+    monkeypatch.setattr(main, "_main", fail)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(RuntimeError, match="peer is gone"):
+        main.main([])
+    (written,) = tmp_path.iterdir()
+    assert json.loads(written.read_text())["message"]["message"] == "RuntimeError: peer is gone"
 
 
 def test_bad_failpoint_is_refused(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Start:
     first_step_ended: float | None
     """Unix seconds."""
     ended: float
-    """Its last sign of life."""
+    """Its last sign of life; 0 if its ledgers have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class History:
         return tuple(
             after.first_step_ended - before.ended
             for before, after in pairwise(self.starts)
-            # A zombie's last sign of life comes later.
-            if after.first_step_ended is not None and after.first_step_ended > before.ended
+            # A zombie's last sign of life comes later; one that died at once may have given none.
+            if after.first_step_ended is not None and 0 < before.ended < after.first_step_ended
         )
 
 

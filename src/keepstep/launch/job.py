@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
 
 import keepstep
 from keepstep.config import Config
@@ -26,7 +25,6 @@ _FIRST_GPU = Path("/dev/nvidia0")
 _READ_ONCE = {"auto": None, "always": True, "never": False}
 
 
-@record  # writes the error file by which torchelastic finds the rank that failed first
 def run_job(
     config: Config,
     world: World,

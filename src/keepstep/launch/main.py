@@ -3,6 +3,7 @@
 Torch is imported only once the configuration is known to be sound: a typo is answered at once.
 """
 
+import faulthandler
 import logging
 import os
 import sys
@@ -28,12 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Returns when the run is complete, else exits the process with a code that says why.
     """
+    faulthandler.enable()  # what dies in C says where
     try:
         code = _main(sys.argv[1:] if arguments is None else arguments, os.environ)
     except KeepstepError as error:
         logger.error("%s: %s", type(error).__name__, error)
         note_error(error, os.environ)
         sys.exit(exit_code_of(error))
+    except Exception as error:
+        # Not by torch's `record`: a signal that ends this process while it writes leaves half a
+        # file, and torchrun dies of that.
+        note_error(error, os.environ)
+        raise
     if code is not ExitCode.OK:
         sys.exit(code)
 

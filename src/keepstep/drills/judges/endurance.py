@@ -1,11 +1,13 @@
 """Judges of a long job under many faults."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 from keepstep.commit.layout import CheckpointId
 from keepstep.drills.evidence import Evidence
 from keepstep.drills.judges.store import damage_is_named
 from keepstep.drills.judges.table import Judges
+from keepstep.drills.scenario import DamageKind, Place
 from keepstep.drills.verdicts import NothingToExamine, Objection
 from keepstep.errors import ExitCode
 
@@ -65,10 +67,23 @@ def never_back(evidence: Evidence) -> str:
 
 
 def damage_was_named(evidence: Evidence) -> str:
-    """Each damaged checkpoint is quarantined for a reason that names file and block."""
-    if not evidence.damages:
+    """Each damaged checkpoint is quarantined for a reason that names file and block.
+
+    Unless its manifest was deleted and nothing else knew of the commit, as when all ranks died
+    within moments of it: then it is an attempt that never ended, whoever looks.
+    """
+    known = evidence.history.saved | {start.resumed_from for start in evidence.history.starts}
+    nameable = tuple(
+        damage
+        for damage in evidence.damages
+        if damage.checkpoint in known
+        or (damage.place, damage.kind) != (Place.MANIFEST, DamageKind.DELETE)
+    )
+    if not nameable:
         raise NothingToExamine
-    return damage_is_named(evidence)
+    named = damage_is_named(replace(evidence, damages=nameable))
+    unknown = len(evidence.damages) - len(nameable)
+    return f"{named}; {unknown} deleted commits of which nothing else knew" if unknown else named
 
 
 def all_kept(evidence: Evidence) -> str:
