@@ -286,6 +286,7 @@ def test_a_suspended_job_has_no_pods() -> None:
         ({"completionMode": "NonIndexed"}, "Indexed"),
         ({"managedBy": "x"}, "managedBy"),
         ({"maxFailedIndexes": 1}, "backoffLimitPerIndex"),
+        ({"maxFailedIndexes": 4, "backoffLimitPerIndex": 1}, "not be above completions"),
         (policy(IGNORE_DISRUPTION) | {"podReplacementPolicy": "TerminatingOrFailed"}, "Failed"),
         (policy(IGNORE_DISRUPTION) | {"template": {"spec": {"restartPolicy": "Always"}}}, "Never"),
     ],

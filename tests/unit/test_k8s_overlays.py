@@ -17,6 +17,7 @@ from keepstep.k8s.checkup import check_manifests
 from keepstep.k8s.manifest import Manifest, at
 from keepstep.k8s.reading import read_manifests
 from keepstep.k8s.workload import Cluster, Workload
+from keepstep.testing.cluster.job_controller import JobController
 
 K8S = Path(__file__).parents[2] / "k8s"
 DIRECTORIES = [K8S / "base", *sorted(path for path in (K8S / "overlays").iterdir())]
@@ -79,9 +80,10 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     kustomization = tmp_path / "overlay" / "kustomization.yaml"
     kustomization.parent.mkdir()
     shutil.copytree(K8S, tmp_path / "k8s")
-    values = """{uri: "s3://b/r", min_nodes: "3", max_nodes: "9", spare_nodes: "6", processes: "8",
+    values = """{uri: "s3://b/r", min_nodes: "3", max_nodes: "9", spare_nodes: "3", processes: "8",
         stop_seconds: "41", grace_seconds: "51", shm: 2Gi, store_port: "2001",
-        metrics_port: "2002", keep: last=7}"""
+        metrics_port: "2002", deadline_seconds: "86400", monitoring_namespace: watch,
+        keep: last=7}"""
     kustomization.write_text(
         "resources: [../k8s/base]\n"
         "patches:\n"
@@ -101,6 +103,8 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     assert trainer.option("--shutdown-timeout") == "41"
     assert trainer.option("--metrics-port") == "2002"
     assert trainer.pod["terminationGracePeriodSeconds"] == 51
+    assert trainer.spec["maxFailedIndexes"] == 3
+    assert trainer.spec["activeDeadlineSeconds"] == 86400
     assert at(trainer.mount_at("/dev/shm"), "emptyDir.sizeLimit") == "2Gi"
     (prune,) = Cluster(manifests).running("prune")
     assert prune.words[-3:] == ["prune", "s3://b/r", "--keep=last=7"]
@@ -207,6 +211,16 @@ def test_what_is_broken_in_an_extension_is_found(
 ) -> None:
     found = spoil(rendered[name], kind, path, value)
     assert any(said in one for one in found), found
+
+
+@pytest.mark.parametrize("name", [directory.name for directory in DIRECTORIES])
+def test_a_job_with_the_fewest_nodes_is_taken_by_the_cluster(
+    rendered: dict[str, list[Manifest]], name: str
+) -> None:
+    trainer = trainer_of(rendered[name])
+    assert trainer.nodes is not None
+    least, _ = trainer.nodes
+    assert JobController({**trainer.spec, "completions": least, "parallelism": least})
 
 
 def test_a_train_job_says_that_its_size_is_fixed(rendered: dict[str, list[Manifest]]) -> None:

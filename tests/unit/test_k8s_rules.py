@@ -118,6 +118,13 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         lambda o: job(o).update(maxFailedIndexes=3),
         r"maxFailedIndexes: is 3, with --nnodes=2:4; write 2",
     ),
+    "more may fail than are left of a job that has shrunk": (
+        lambda o: (
+            variable(o, "JOB_NODES").update(value="1:4"),
+            job(o).update(maxFailedIndexes=3),
+        ),
+        r"maxFailedIndexes: is 3, with --nnodes=1:4; write 1",
+    ),
     "nodes the wrong way round": (
         lambda o: variable(o, "JOB_NODES").update(value="4:2"),
         r"--nnodes=4:2 allows no number",
@@ -401,6 +408,10 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
     "a value that was changed in one place": (
         lambda o: o["ConfigMap/keepstep-values"]["data"].update(shm="2Gi"),
         r"data\.shm: is 2Gi, and Job/keepstep-trainer has 1Gi; change it here only",
+    ),
+    "a deadline that was changed in one place": (
+        lambda o: job(o).update(activeDeadlineSeconds=3600),
+        r"data\.deadline_seconds: is 7776000, and Job/keepstep-trainer has 3600",
     ),
     "no time for a save": (
         lambda o: o["ConfigMap/keepstep-values"]["data"].update(save_seconds="115"),

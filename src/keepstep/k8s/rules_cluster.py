@@ -158,11 +158,17 @@ def _told(trainer: Workload) -> Mapping[str, str | None]:
         "uri": environment.get("KEEPSTEP_URI"),
         "min_nodes": None if least is None else str(least),
         "max_nodes": None if most is None else str(most),
+        "spare_nodes": _text(trainer.spec.get("maxFailedIndexes")),
+        "deadline_seconds": _text(trainer.spec.get("activeDeadlineSeconds")),
         "processes": trainer.option("--nproc-per-node"),
         "stop_seconds": environment.get("KEEPSTEP_PREEMPTION__GRACE_SECONDS"),
         "grace_seconds": str(trainer.pod.get("terminationGracePeriodSeconds")),
         "shm": at(shm, "emptyDir.sizeLimit") if shm else None,
     }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _order(shared: Manifest, data: Body) -> Iterator[Finding]:

@@ -47,7 +47,9 @@ def sizes(workload: Workload) -> Iterator[Finding]:
     if not workload.is_job or (nodes := workload.nodes) is None:
         return
     least, most = nodes
-    wanted = {"completions": most, "parallelism": most, "maxFailedIndexes": most - least}
+    # Above ``least``, the API server would refuse a job of so few: shrunk, or partially admitted.
+    spare = min(most - least, least)
+    wanted = {"completions": most, "parallelism": most, "maxFailedIndexes": spare}
     for field, number in wanted.items():
         if (found := workload.spec.get(field)) != number:
             wrong = f"is {found}, with --nnodes={least}:{most}"
@@ -132,7 +134,7 @@ def deadline(workload: Workload) -> Iterator[Finding]:
         yield workload.of_job(
             "activeDeadlineSeconds",
             "is missing: pods that wait for nodes would do so for ever",
-            "write how long the job may take at most, such as 604800",
+            "write how long the job may take at most, such as 7776000",
         )
 
 

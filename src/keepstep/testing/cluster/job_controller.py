@@ -233,6 +233,8 @@ def _check(spec: Mapping[str, Any]) -> None:
         raise ValueError("Job spec: podFailurePolicy needs podReplacementPolicy Failed")
     if "maxFailedIndexes" in spec and "backoffLimitPerIndex" not in spec:
         raise ValueError("Job spec: maxFailedIndexes needs backoffLimitPerIndex")
+    if spec.get("maxFailedIndexes", 0) > spec["completions"]:
+        raise ValueError("Job spec: maxFailedIndexes must not be above completions")
 
 
 def _is_met(rule: Mapping[str, Any], succeeded: set[int]) -> bool:
