@@ -69,6 +69,22 @@ def test_what_is_rendered_agrees(rendered: dict[str, list[Manifest]], name: str)
     assert verbs == ["prune", "run", "store", "verify"]
 
 
+@pytest.mark.parametrize("name", [directory.name for directory in DIRECTORIES])
+def test_people_get_a_pod_with_the_rights_and_volumes_of_the_verification(
+    rendered: dict[str, list[Manifest]], name: str
+) -> None:
+    jobs = {one.name: one.get("spec") for one in rendered[name] if one.kind == "CronJob"}
+    shell, verify = (
+        copy.deepcopy(at(jobs[one], "jobTemplate.spec.template"))
+        for one in ("keepstep-shell", "keepstep-verify")
+    )
+    assert jobs["keepstep-shell"]["suspend"] is True
+    for template in (shell, verify):
+        for field in ("name", "command", "args"):
+            del template["spec"]["containers"][0][field]
+    assert shell == verify
+
+
 def test_a_misspelt_field_is_not_valid(rendered: dict[str, list[Manifest]]) -> None:
     job = trainer_of(rendered["base"]).manifest
     spoilt = {**job.body, "spec": {**job.body["spec"], "parallelisms": 4}}
@@ -107,7 +123,7 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     assert trainer.spec["activeDeadlineSeconds"] == 86400
     assert at(trainer.mount_at("/dev/shm"), "emptyDir.sizeLimit") == "2Gi"
     (prune,) = Cluster(manifests).running("prune")
-    assert prune.words[-3:] == ["prune", "s3://b/r", "--keep=last=7"]
+    assert prune.words[-4:] == ["prune", "s3://b/r", "--keep=last=7", "--may-be-empty"]
 
 
 def test_the_component_for_gpus_fits_an_overlay(tmp_path: Path) -> None:

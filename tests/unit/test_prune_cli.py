@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 from run_on_disk import RunOnDisk
@@ -52,6 +53,22 @@ def test_a_dry_run_says_what_a_prune_does_and_writes_nothing(
     assert sorted(run.root.rglob("*")) == before
     _, wet, _ = keepstep("prune", run.uri, "--keep", "last=1")
     assert dry.replace("would be removed", "removed") == wet
+
+
+def test_a_run_that_is_not_there_yet_may_be_allowed_for(tmp_path: Path, keepstep: Keepstep) -> None:
+    uri = str(tmp_path / "run")
+    code, _, _ = keepstep("prune", uri, "--keep", "last=1")
+    assert code == ExitCode.NO_CHECKPOINT
+    code, out, err = keepstep("prune", uri, "--keep", "last=1", "--may-be-empty")
+    assert (code, err) == (0, "")
+    assert out.startswith("0 removed (")
+    assert not (tmp_path / "run").exists(), "pruning nothing writes nothing"
+
+
+def test_a_run_that_is_there_is_pruned_all_the_same(run: RunOnDisk, keepstep: Keepstep) -> None:
+    code, out, _ = keepstep("prune", run.uri, "--keep", "last=1", "--may-be-empty")
+    assert code == 0
+    assert "2 removed (" in out
 
 
 def test_json_has_stable_names(run: RunOnDisk, keepstep: Keepstep) -> None:

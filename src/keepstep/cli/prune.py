@@ -24,6 +24,7 @@ def prune(
     keep: str = "all",
     superseded: Flag = False,
     quarantined: Flag = False,
+    may_be_empty: Flag = False,
     dry_run: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -43,6 +44,8 @@ def prune(
         Also remove checkpoints that a newer generation went on from before of.
     quarantined
         Also remove checkpoints that were found damaged, with their marks.
+    may_be_empty
+        Exit 0 if there is no run yet, as before its first start; else 66.
     dry_run
         Only say what would be removed.
     json
@@ -50,7 +53,8 @@ def prune(
     """
     policy, extent = _policy(keep), Extent(superseded, quarantined)
     storage = open_storage(uri)
-    open_run(storage)
+    if not may_be_empty:
+        open_run(storage)
     pruner = Pruner(storage)
     plan = pruner.plan(policy, extent) if dry_run else pruner.prune(policy, extent)
     if json:
