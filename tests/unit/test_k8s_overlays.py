@@ -24,6 +24,7 @@ DIRECTORIES = [K8S / "base", *sorted(path for path in (K8S / "overlays").iterdir
 EXTENSIONS = {"JobSet", "TrainJob", "TrainingRuntime"}
 """Whose schemas do not come with kubernetes-validate; rules of ours stand in."""
 OLDEST = "1.31"
+TRAINERS_BUDGET = "PodDisruptionBudget/keepstep-trainer"
 
 pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'keepstep[k8s]'")
 kubernetes_validate = pytest.importorskip(
@@ -129,13 +130,29 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
 def test_the_component_for_gpus_fits_an_overlay(tmp_path: Path) -> None:
     shutil.copytree(K8S, tmp_path / "k8s")
     path = tmp_path / "k8s" / "overlays" / "eks-spot" / "kustomization.yaml"
-    path.write_text(f"{path.read_text()}components: [../../gpu]\n")
+    images = (
+        "images: [{name: keepstep, newName: r/k, newTag: cpu-2},"
+        " {name: keepstep-cuda, newName: r/k, newTag: cuda-2}]"
+    )
+    path.write_text(f"{path.read_text()}components: [../../gpu]\n{images}\n")
     manifests = read_manifests(str(path.parent))
     assert [str(finding) for finding in check_manifests(manifests)] == []
     trainer = trainer_of(manifests)
     kubernetes_validate.validate(trainer.manifest.body, OLDEST, strict=True)
     assert trainer.option("--nproc-per-node") == "8"
-    assert trainer.container["image"] == "keepstep:cuda"
+    cluster = Cluster(manifests)
+    found = {one.verb: one.container["image"] for one in cluster.workloads}
+    others = dict.fromkeys(["store", "verify", "prune"], "r/k:cpu-2")
+    assert found == {"run": "r/k:cuda-2", **others}
+
+
+def test_the_image_of_cpu_nodes_does_not_come_to_nodes_with_gpus(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / "eks-spot" / "kustomization.yaml"
+    images = "images: [{name: keepstep, newName: r/k, newTag: cpu-2}]"
+    path.write_text(f"{path.read_text()}components: [../../gpu]\n{images}\n")
+    trainer = trainer_of(read_manifests(str(path.parent)))
+    assert trainer.container["image"] == "keepstep-cuda"
 
 
 def test_an_overlay_that_forgets_to_copy_its_values_is_found(tmp_path: Path) -> None:
@@ -250,6 +267,16 @@ def test_the_budget_of_a_fixed_size_does_not_block_drains(
 ) -> None:
     assert budgets_of(rendered["trainjob"]) == ["keepstep-store"]
     assert budgets_of(rendered["base"]) == ["keepstep-store", "keepstep-trainer"]
+
+
+@pytest.mark.parametrize("name", ["eks-spot", "aks-spot"])
+def test_no_budget_refuses_the_drain_of_a_spot_node(
+    rendered: dict[str, list[Manifest]], name: str
+) -> None:
+    assert budgets_of(rendered[name]) == ["keepstep-store"]
+    budget = next(one for one in rendered["base"] if one.title == TRAINERS_BUDGET)
+    found = [str(one) for one in check_manifests([*rendered[name], budget])]
+    assert any("the drain that a notice comes as" in one for one in found), found
 
 
 def test_karpenter_drains_nodes_with_trainers(rendered: dict[str, list[Manifest]]) -> None:

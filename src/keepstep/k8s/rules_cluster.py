@@ -9,6 +9,12 @@ from keepstep.k8s.workload import Cluster, Workload
 
 VALUES = "keepstep-values"
 """The ConfigMap that k8s/base keeps them in."""
+_DRAINED = {
+    "karpenter.sh/capacity-type": "spot",
+    "eks.amazonaws.com/capacityType": "SPOT",
+    "kubernetes.azure.com/scalesetpriority": "spot",
+}
+"""Nodes whose pods are evicted on a notice, which asks budgets. GKE's kubelet asks nobody."""
 
 
 def headless_service(cluster: Cluster) -> Iterator[Finding]:
@@ -64,6 +70,9 @@ def budget(cluster: Cluster) -> Iterator[Finding]:
             found_least = manifest.get("spec.minAvailable")
             if least == most:
                 wrong = f"all {most} nodes are needed: it refuses each eviction, and no drain ends"
+                yield manifest.finding("spec", wrong, "delete this budget")
+            elif (label := _drained_on_notice(trainer)) is not None:
+                wrong = f"it may refuse the drain that a notice comes as, where nodes have {label}"
                 yield manifest.finding("spec", wrong, "delete this budget")
             elif found_least != least:
                 wrong = f"is {found_least}, and training needs {least} nodes"
@@ -142,6 +151,17 @@ OF_THE_CLUSTER = (
     metrics_port,
     values,
 )
+
+
+def _drained_on_notice(trainer: Workload) -> str | None:
+    """The label of the nodes it asks for, if those are drained before they are taken away."""
+    field = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+    chosen = list((trainer.pod.get("nodeSelector") or {}).items())
+    for term in items(trainer.pod, f"{field}.nodeSelectorTerms"):
+        for expression in items(term, "matchExpressions"):
+            if expression.get("operator") == "In":
+                chosen += [(expression.get("key"), one) for one in expression.get("values") or []]
+    return next((label for label, value in chosen if _DRAINED.get(label) == value), None)
 
 
 def _after(words: Sequence[str], verb: str) -> Sequence[str]:
