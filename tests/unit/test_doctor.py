@@ -19,6 +19,7 @@ from keepstep.errors import (
 )
 from keepstep.storage.base import Buffer, Capabilities, ObjectInfo
 from keepstep.storage.checkup import Verdict, check_up, worst_exit_code
+from keepstep.storage.local import LocalStorage
 from keepstep.storage.probe import creates_exclusively
 from keepstep.testing.memory_storage import MemoryStorage
 
@@ -187,14 +188,38 @@ def test_not_implemented_is_an_answer_and_an_outage_is_none() -> None:
         creates_exclusively(refusing(503))
 
 
-def test_doctor_prints_a_table_and_leaves_no_object(tmp_path: Path, keepstep: Keepstep) -> None:
+def test_doctor_prints_a_table_and_leaves_nothing(tmp_path: Path, keepstep: Keepstep) -> None:
     code, out, err = keepstep("doctor", str(tmp_path / "run"))
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == str(tmp_path / "run")
     assert [line.split()[0] for line in lines[1:]] == ["PASS"] * 7 + ["SKIP", "PASS"]
     assert "32 MiB written at" in lines[-1]
-    assert not any(path.is_file() for path in (tmp_path / "run").rglob("*"))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_doctor_leaves_what_others_are_trying_out(tmp_path: Path, keepstep: Keepstep) -> None:
+    LocalStorage(tmp_path).put("probe/another", b"")
+    assert keepstep("doctor", str(tmp_path))[0] == 0
+    assert [path.name for path in (tmp_path / "probe").iterdir()] == ["another"]
+
+
+def test_a_start_that_tries_something_out_while_doctor_tidies_is_not_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, doctors = LocalStorage(tmp_path), LocalStorage(tmp_path)
+    make = LocalStorage._make_durable_directory
+    made = []
+
+    def make_and_lose(self: LocalStorage, directory: Path) -> None:
+        make(self, directory)
+        made.append(directory)
+        if len(made) == 1:
+            doctors.remove_directory("probe/")
+
+    monkeypatch.setattr(LocalStorage, "_make_durable_directory", make_and_lose)
+    assert creates_exclusively(storage)
+    assert len(made) > 2, "the directory was lost, and made again"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ EXTENSIONS = {"JobSet", "TrainJob", "TrainingRuntime"}
 OLDEST = "1.31"
 TRAINERS_BUDGET = "PodDisruptionBudget/keepstep-trainer"
 
-pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'keepstep[k8s]'")
+pytest.importorskip("yaml", reason="PyYAML is not installed: pip install '.[k8s]'")
 kubernetes_validate = pytest.importorskip(
     "kubernetes_validate", reason="kubernetes-validate is not installed: pip install '.[test]'"
 )

@@ -13,7 +13,7 @@ from keepstep.errors import ExitCode
 from keepstep.k8s.checkup import check_manifests
 from keepstep.k8s.manifest import Manifest
 
-yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'keepstep[k8s]'")
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: pip install '.[k8s]'")
 BASE = Path(__file__).parents[2] / "k8s" / "base"
 Keepstep = Callable[..., tuple[int, str, str]]
 Objects = dict[str, dict[str, Any]]

@@ -47,6 +47,15 @@ class TellsTime(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsDirectories(Protocol):
+    """A store that keeps something of a prefix when all its objects are gone."""
+
+    def remove_directory(self, prefix: str) -> None:
+        """Remove it, if nothing is there."""
+        ...
+
+
 class Failed(Exception):
     """The store answered, but not as it must."""
 
@@ -96,6 +105,8 @@ def _clean_up(scratch: Scratch) -> None:
     storage = scratch.storage
     with suppress(StorageError):  # whoever cannot delete has read so among the findings
         storage.delete([info.key for info in storage.list(scratch.prefix)])
+    if isinstance(storage, KeepsDirectories):
+        storage.remove_directory(PROBE)
 
 
 def worst_exit_code(findings: Iterable[Finding]) -> ExitCode:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
+from io import BufferedWriter
 from pathlib import Path
 
 from keepstep.errors import (
@@ -146,6 +147,11 @@ class LocalStorage:
         for parent in parents:
             self._remove_empty_directories(parent)
 
+    def remove_directory(self, prefix: str) -> None:
+        """Remove the directory that was used for ``prefix``, if nothing is in it."""
+        with suppress(OSError):  # not empty, or gone already
+            (self._root / check_prefix(prefix)).rmdir()
+
     def uploads(self, prefix: str) -> tuple[Upload, ...]:
         """Temporary files below ``prefix``: those of a writer that was killed stay for ever."""
         base = self._root / check_prefix(prefix)
@@ -164,10 +170,9 @@ class LocalStorage:
     @contextmanager
     def _temporary(self, path: Path, data: Buffer) -> Iterator[Path]:
         """``data``, durable in a file beside ``path``; gone afterwards unless it was renamed."""
-        self._make_durable_directory(path.parent)
         temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
         try:
-            with temporary.open("xb") as file:
+            with self._new_file(temporary) as file:
                 file.write(data)
                 file.flush()
                 sync_file(file.fileno())
@@ -175,6 +180,14 @@ class LocalStorage:
         finally:
             with suppress(OSError):
                 temporary.unlink()
+
+    def _new_file(self, path: Path) -> BufferedWriter:
+        try:
+            self._make_durable_directory(path.parent)
+            return path.open("xb")
+        except FileNotFoundError:  # the directory was empty, and somebody has tidied it away
+            self._make_durable_directory(path.parent)
+            return path.open("xb")
 
     def _make_durable_directory(self, directory: Path) -> None:
         """Make a directory and its parents, and sync each into the one above.
