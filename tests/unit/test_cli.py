@@ -380,6 +380,31 @@ def test_help_names_every_verb(keepstep: Keepstep) -> None:
         assert re.search(rf"^  {verb}: [A-Z].*\.$", out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ls", "URI", "--all"),
+        ("show", "URI", "30"),
+        ("verify", "URI", "--all"),
+        ("report", "URI"),
+        ("plan", "URI"),
+        ("prune", "URI", "--keep", "last=1", "--dry-run"),
+        ("gc", "URI", "--uploads", "--dry-run"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_operations_calls_reading_writes_nothing(
+    run: RunOnDisk, keepstep: Keepstep, words: tuple[str, ...]
+) -> None:
+    before = contents(run.root)
+    keepstep(*(run.uri if word == "URI" else word for word in words))
+    assert contents(run.root) == before
+
+
+def contents(root: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
 def test_the_table_of_exit_codes_agrees_with_the_enumeration() -> None:
     text = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
     told = {
