@@ -3,7 +3,10 @@
 import io
 import mmap
 import os
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import pytest
@@ -246,3 +249,41 @@ def test_a_slab_is_waited_for_and_made_once(slabs: Slabs) -> None:
         assert not thread.is_alive()
     assert slabs.allocations == 2
     slabs._free.put(None)  # the waiter has kept its own
+
+
+class OneByOne(Executor):
+    """Runs what was submitted when told to, in the caller's thread."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._waiting.append((future, lambda: fn(*args, **kwargs)))
+        if len(self._waiting) == 1:
+            self.run_one()
+        return future
+
+    def run_one(self) -> None:
+        if self._waiting:
+            future, work = self._waiting.pop(0)
+            future.set_result(work())
+
+
+def calls_to_write(num_pieces: int) -> int:
+    """How many functions are called, in Python and C, when pieces are done one after another."""
+    threads, calls = OneByOne(), []
+    writer = ShardWriter(MemoryStorage(), ATTEMPT, threads=threads)
+    pieces = [(number, number + 1) for number in range(num_pieces)]
+    results = writer._each(lambda start, _: start, pieces, threads.run_one, on_error=alive)
+    sys.setprofile(lambda _, event, __: calls.append(event) if "call" in event else None)
+    try:
+        written = list(results)
+    finally:
+        sys.setprofile(None)
+    assert written == list(range(num_pieces))
+    return len(calls)
+
+
+def test_the_work_beside_writing_grows_with_the_pieces_and_not_with_their_square() -> None:
+    assert calls_to_write(320) < 12 * calls_to_write(40)

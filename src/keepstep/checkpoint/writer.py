@@ -3,11 +3,12 @@
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures import Future as ThreadFuture
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 import torch
@@ -196,14 +197,15 @@ class ShardWriter(StorageWriter):
             alive: Called at least once a second.
         """
         with _own_or_given(self._threads) as threads:
-            futures: set[ThreadFuture[_Written]] = set()
+            futures: list[ThreadFuture[_Written]] = []
+            # Not `wait`, which looks at all that are left whenever one of them is done.
+            done: SimpleQueue[ThreadFuture[_Written]] = SimpleQueue()
             try:
-                futures |= {_submitted(threads, work, *piece) for piece in pieces}
-                waiting = set(futures)
-                while waiting:
-                    done, waiting = wait(waiting, _LIFE_SECONDS, FIRST_COMPLETED)
-                    alive()
-                    yield from (future.result() for future in done)
+                for piece in pieces:
+                    futures.append(_submitted(threads, work, *piece))
+                    futures[-1].add_done_callback(done.put)
+                for _ in futures:
+                    yield _next(done, alive).result()
             except BaseException:
                 on_error()
                 raise
@@ -258,6 +260,19 @@ def _submitted(
         future: ThreadFuture[_Written] = ThreadFuture()
         future.set_result(work(start, stop))
         return future
+
+
+def _next(
+    done: SimpleQueue[ThreadFuture[_Written]], alive: Callable[[], None]
+) -> ThreadFuture[_Written]:
+    while True:
+        try:
+            future = done.get(timeout=_LIFE_SECONDS)
+        except Empty:
+            alive()
+        else:
+            alive()
+            return future
 
 
 _one_at_a_time = threading.Lock()
