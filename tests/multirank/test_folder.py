@@ -1,6 +1,7 @@
 """Directory mode: folders that other frameworks write, committed and brought back."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.distributed.checkpoint as dcp
 from models import open_session
 
 import keepstep
+from keepstep.checkpoint.staging import StagedContents
 from keepstep.commit.catalog import Catalog, Status
 from keepstep.commit.verify import verify_checkpoint
 from keepstep.errors import ConfigError, StateMismatchError
@@ -50,6 +52,32 @@ def fetch(rank: int, uri: str, to: str) -> Path | None:
         found = session.fetch(to)
         assert session.step == (session.latest.step if session.latest else 0)
         return found
+
+
+@pytest.mark.parametrize("mode", ["async", "overlap"])
+def test_files_may_change_once_a_folder_is_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    has_changed = threading.Event()
+    copy = StagedContents.copy_unchanged
+
+    def late(contents: StagedContents, *arguments: Any) -> None:
+        assert has_changed.wait(60)
+        copy(contents, *arguments)
+
+    monkeypatch.setattr(StagedContents, "copy_unchanged", late)
+    folder, uri = write(tmp_path / "out"), str(tmp_path / "run")
+    with open_session(uri, mode=mode) as session:
+        session.fetch(tmp_path / "in")
+        save = session.save_dir(folder, step=1)
+        for name, data in FILES.items():
+            with (folder / name).open("r+b") as file:  # in place: a mapping sees it
+                file.write(bytes(len(data)))
+        has_changed.set()
+        save.committed()
+    found = fetch(0, uri, str(tmp_path / "in"))
+    assert found is not None
+    assert content(found) == FILES
 
 
 @pytest.mark.parametrize(("ranks", "others"), [(1, 1), (3, 2)])
