@@ -174,9 +174,9 @@ def slow_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """In overlap mode nothing is copied before the next step has had time to change it."""
     real = StagedContents.copy_unchanged
 
-    def slow(contents: StagedContents, numbers: list[int]) -> None:
+    def slow(contents: StagedContents, *arguments: Any) -> None:
         time.sleep(0.3)
-        real(contents, numbers)
+        real(contents, *arguments)
 
     monkeypatch.setattr(StagedContents, "copy_unchanged", slow)
 
@@ -209,6 +209,119 @@ def test_a_copy_that_an_unguarded_step_has_changed_is_never_committed(
     assert "session.guard()" in log
     for checkpoint in Catalog(LocalStorage(tmp_path)).candidates():
         assert checkpoint != save.checkpoint
+
+
+class HeldCopy:
+    """In overlap mode nothing is copied before it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._is_let_go = threading.Event()
+        self._is_over = threading.Event()
+        real = StagedContents.copy_unchanged
+
+        def held(contents: StagedContents, *arguments: Any) -> None:
+            assert self._is_let_go.wait(60)
+            try:
+                real(contents, *arguments)
+            finally:
+                self._is_over.set()
+
+        monkeypatch.setattr(StagedContents, "copy_unchanged", held)
+
+    def let_go(self) -> None:
+        """Return once it is copied."""
+        self._is_let_go.set()
+        assert self._is_over.wait(60)
+
+
+def test_a_copy_that_ended_before_the_tick_of_an_unguarded_step_is_never_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path, mode="overlap")
+    with training.session as session:
+        training.step()
+        copy = HeldCopy(monkeypatch)
+        save = session.save()
+        for parameter in training.model.parameters():
+            parameter.data += 1  # no version counter tells of it
+        copy.let_go()
+        session.tick()
+        with pytest.raises(CommitAborted, match="guard"):
+            save.committed()
+    assert steps_in(tmp_path) == [2]
+
+
+def step_unguarded(rank: int, uri: str, then: str) -> str:
+    """Save in overlap mode, and take a step that only rank 0's copy gets to see."""
+    model = build("fsdp")
+    optimizer = adamw(model)
+    with pytest.MonkeyPatch.context() as patched, open_session(uri, mode="overlap") as session:
+        session.track(model=model, optim=optimizer).restore()
+        session.tick()
+        copy = HeldCopy(patched)
+        save = session.save()
+        if rank != 0:
+            copy.let_go()
+        step(model, optimizer)
+        copy.let_go()
+        if then == "tick":
+            session.tick()
+        with pytest.raises(CommitAborted) as caught:
+            save.committed()
+        session.step = 0  # leave the block without another save
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("then", ["tick", "committed"])
+def test_an_unguarded_step_of_a_sharded_model_aborts_the_save_on_all_ranks(
+    run_ranks: RunRanks, tmp_path: Path, then: str
+) -> None:
+    for message in run_ranks(2, step_unguarded, str(tmp_path), then):
+        assert "the optimizer step was not inside `with session.guard():`" in message
+    assert steps_in(tmp_path) == []
+
+
+def wait_on_one_rank(rank: int, uri: str) -> str:
+    """Rank 0 waits for a save, and rank 1, which has not vouched for it yet, for rank 0."""
+    model = build("ddp")
+    session = keepstep.open(uri, every="1000steps", mode="overlap", timeout_seconds=5)
+    with session:
+        session.track(model=model, optim=adamw(model)).restore()
+        session.tick()
+        save = session.save()
+        if rank == 1:
+            torch.distributed.barrier()
+        with pytest.raises(CommitAborted) as caught:
+            save.committed()
+        if rank == 0:
+            torch.distributed.barrier()
+    return str(caught.value)
+
+
+def test_a_rank_that_waits_alone_for_a_save_is_not_kept_waiting_forever(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    for message in run_ranks(2, wait_on_one_rank, str(tmp_path)):
+        assert "rank 1 failed: another rank waits for step 1" in message
+    assert steps_in(tmp_path) == [1], "leaving the session, all of them wait"
+
+
+def test_without_a_thread_to_be_had_a_save_is_carried_through_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("keepstep-save"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    training = Training(tmp_path, mode="overlap")
+    with training.session as session:
+        training.step()
+        assert session.save().is_over
+        assert steps_in(tmp_path) == [1]
 
 
 @pytest.mark.usefixtures("slow_copy")

@@ -22,6 +22,7 @@ class BytesParticipant:
     interfere: Callable[[str], None] = lambda _: None
     written: list[str] = field(default_factory=list)
     alive: Callable[[], None] = lambda: None
+    vouches: Callable[[], bool] = lambda: True
 
     def local_plan(self, *, is_whole: bool) -> bytes:
         self.interfere("local_plan")
@@ -56,6 +57,10 @@ class BytesParticipant:
         self._put(file, self.data)
         self._put(index_filename(self.rank), index)
         return f"{blocks.digest} {len(self.data)} {sha256_digest(index)} {len(index)}".encode()
+
+    def is_vouched_for(self, *, within_seconds: float) -> bool:
+        self.interfere("is_vouched_for")
+        return self.vouches()
 
     def manifest(self, records: list[bytes]) -> Manifest:
         self.interfere("manifest")

@@ -194,6 +194,49 @@ def test_a_missing_rank_is_named_after_the_deadline(absent: frozenset[int]) -> N
     )
 
 
+def test_waiting_for_a_training_loop_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = Attempt._alive
+
+    def alive(attempt: Attempt) -> None:
+        if asked and attempt._world.rank == 1:
+            raise CommitAborted("long after the deadline")
+        real(attempt)
+
+    def come_late(participant: BytesParticipant, name: str) -> None:
+        if name == "is_vouched_for" and participant.rank == 1:
+            asked.append(name)
+            participant.vouches = lambda: len(asked) == 3
+
+    monkeypatch.setattr(Attempt, "_alive", alive)
+    storage = MemoryStorage()
+    attempt, raised = Job(storage).save(30, with_participant=come_late)
+    assert raised == [None, None, None]
+    assert len(asked) == 3
+    assert Catalog(storage).latest() == attempt
+
+
+def test_a_loop_that_another_process_waits_for_in_vain_aborts_the_save() -> None:
+    store = MemoryStore()
+    waiting, absent = (
+        CommitBarrier(
+            store,
+            world=World(rank=rank, world_size=2),
+            scope="x",
+            step=4,
+            timeout_seconds=0.05,
+            is_awaited=lambda: True,
+        )
+        for rank in range(2)
+    )
+    assert waiting._wait("nothing", 1) is None
+    with pytest.raises(CommitAborted, match="another rank waits for step 4"):
+        absent.await_loop(lambda _: False)
+    waiting.close()
+    absent.close()
+    assert store.keys() == []
+
+
 def test_a_rank_that_dies_after_planning_is_named() -> None:
     def die(rank: int, name: str) -> None:
         if (rank, name) == (1, "write"):

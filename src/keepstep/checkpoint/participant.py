@@ -2,7 +2,8 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from keepstep.checkpoint.entries import (
 from keepstep.checkpoint.planner import SavePlanner, held_chunk
 from keepstep.checkpoint.save_engine import GlobalPlan, RankPlan, SaveEngine, SaveMode
 from keepstep.checkpoint.shards import ShardIndex, ShardLayout, Values, value_places
-from keepstep.checkpoint.staging import StagedContents
+from keepstep.checkpoint.staging import UNGUARDED, StagedContents, Version
 from keepstep.checkpoint.writer import ShardWriter, split_items
 from keepstep.commit.layout import CheckpointId
 from keepstep.commit.manifest import Manifest, ObjectRecord
@@ -80,7 +81,8 @@ class TensorParticipant:
         self._structure: Structure = []
         self._contents: Contents | None = None
         self._copying: Future[None] | None = None
-        self._spoiled: str | None = None
+        self._settled = threading.Event()
+        self._is_spoiled = False
         self.published: Manifest | None = None
         """On the coordinator, once it was made."""
 
@@ -140,18 +142,36 @@ class TensorParticipant:
         is_guarded = self._state.guarded()
         is_late = [is_guarded(item.index.fqn) for item in items]
         staged.copy([number for number, late in enumerate(is_late) if not late], alive)
-        late = [number for number, late in enumerate(is_late) if late]
-        self._copying = self._engine.threads.submit(staged.copy_unchanged, late)
+        if late := [number for number, late in enumerate(is_late) if late]:
+            versions = self._versions(late, items, sources)
+            self._copying = self._engine.threads.submit(staged.copy_unchanged, late, versions)
 
-    def await_copied(self) -> None:
-        """Return once the tensors may change. *Ranks:* local. An error shows in :meth:`write`."""
+    def vouch(self) -> None:
+        """Return once the tensors may change; they have not before, says the training loop.
+
+        *Ranks:* local. An error shows in :meth:`write`.
+        """
         if self._copying is not None:
             self._copying.exception()  # waits
+            self._settled.set()
 
-    def spoil(self, reason: str) -> None:
-        """Let :meth:`write` fail if tensors are still being copied. *Ranks:* local."""
-        if self._copying is not None and not self._copying.done():
-            self._spoiled = reason
+    def spoil(self) -> None:
+        """Fail unless the training loop has vouched: it has taken a step. *Ranks:* local.
+
+        Even if the copy is made: it may hold some of what the step has written.
+        """
+        if self._copying is not None and not self._settled.is_set():
+            self._is_spoiled = True
+            self._settled.set()
+
+    def is_vouched_for(self, *, within_seconds: float) -> bool:
+        """Whether what was copied may count; waits for so long. *Raises:* ``CommitAborted``."""
+        if self._copying is None:
+            return True
+        is_settled = self._settled.wait(within_seconds)
+        if self._is_spoiled:
+            raise CommitAborted(UNGUARDED)
+        return is_settled or not threading.main_thread().is_alive()  # who has ended takes no step
 
     def release(self) -> None:
         """Let go of the tensors: the attempt is over, whatever came of it."""
@@ -196,11 +216,19 @@ class TensorParticipant:
         """Wait for a copy that is still being made. *Raises:* what went wrong with it."""
         if self._copying is not None:
             self._copying.result()
-        if self._spoiled is not None:
-            raise CommitAborted(self._spoiled)
+        if self._is_spoiled:
+            raise CommitAborted(UNGUARDED)
         if isinstance(self._contents, StagedContents):
             self._contents.release()
         self._entries = {}
+
+    def _versions(
+        self, numbers: Sequence[int], items: Sequence[WriteItem], sources: Sequence[torch.Tensor]
+    ) -> list[Version]:
+        """A step on a ``DTensor`` counts there, and not in the local tensor that is copied."""
+        wholes = [self._entries[items[number].index.fqn] for number in numbers]
+        tensors = [*wholes, *(sources[number] for number in numbers)]
+        return [(tensor, tensor._version) for tensor in tensors]
 
     def _whole_plan(self) -> SavePlan:
         check_tensors(self._entries)

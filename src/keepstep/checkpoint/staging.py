@@ -12,8 +12,8 @@ from keepstep.checkpoint.parallel import for_each
 from keepstep.checkpoint.shards import ShardLayout, Values
 from keepstep.errors import CommitAborted
 
-CHANGED_WHILE_COPIED = (
-    "tensors were changed while they were copied: the optimizer step was not inside "
+UNGUARDED = (
+    "tensors may have changed while they were copied: the optimizer step was not inside "
     "`with session.guard():`; guard it, or save in async mode"
 )
 
@@ -25,6 +25,10 @@ _COPY_THREADS = 4
 _TASK_BYTES = 8 << 20
 _ROUND_TASKS = 128
 """Copied between two signs of life."""
+
+
+Version = tuple[torch.Tensor, int]
+"""A tensor, and what its version counter said before it was copied."""
 
 
 class Staging:
@@ -103,7 +107,6 @@ class StagedContents:
         self.layout = layout
         self.values = values
         self._sources = sources
-        self._versions = [source._version for source in sources]
         self._buffer = buffer
         self._streams = streams
         self._ready = ready
@@ -123,15 +126,14 @@ class StagedContents:
                 for_each(one_round, self._copy_parts, num_threads=num_threads)
                 alive()
 
-    def copy_unchanged(self, numbers: Sequence[int]) -> None:
+    def copy_unchanged(self, numbers: Sequence[int], versions: Sequence[Version]) -> None:
         """Copy the data of some slots while training goes on.
 
-        *Raises:* ``CommitAborted`` if a tensor has changed since the contents were prepared, as far
-        as its version counter tells.
+        *Raises:* ``CommitAborted`` if a tensor has changed meanwhile and its version counter tells.
         """
         self.copy(numbers, lambda: None)
-        if any(self._sources[n]._version != self._versions[n] for n in numbers):
-            raise CommitAborted(CHANGED_WHILE_COPIED)
+        if any(tensor._version != version for tensor, version in versions):
+            raise CommitAborted(UNGUARDED)
 
     def release(self) -> None:
         """Let go of the tensors: everything is copied."""

@@ -8,6 +8,10 @@ behind is never read. A failure on any rank reaches all ranks as the same error.
 A wait ends when the rank that is waited for has given no sign of life for the timeout. Writing is a
 sign of life: a large save may take longer than the timeout, a stuck one may not. Waiting for a
 store is one as well, for a while.
+
+Waiting for the training loop is one without end: between two steps it may evaluate for long. But it
+may also be in a collective with a rank that leaves, and waits here for the outcome. So a rank whose
+process waits for the outcome says so, and from then on the others' loops have the timeout to come.
 """
 
 import math
@@ -55,6 +59,7 @@ class CommitBarrier:
         timeout_seconds: The longest that a rank may be waited for without a sign of life.
         is_hurried: Whether this process will be stopped soon: then a rank that is silent for some
             seconds counts as dead. It may well be, and be the reason.
+        is_awaited: Whether this process waits for the outcome before it does anything else.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class CommitBarrier:
         step: int,
         timeout_seconds: float,
         is_hurried: Callable[[], bool] = lambda: False,
+        is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._world = world
@@ -73,6 +79,8 @@ class CommitBarrier:
         self._step = step
         self._timeout_seconds = timeout_seconds
         self._is_hurried = is_hurried
+        self._is_awaited = is_awaited
+        self._has_urged = False
         self._lives = 0
         self._lived_at = 0.0
         self._worked_at = 0.0
@@ -119,6 +127,29 @@ class CommitBarrier:
                 self._lives += 1
                 self._lived_at = now
                 self._store.set(self._life_key(self._world.rank), b"%d" % self._lives)
+
+    def await_loop(self, is_ready: Callable[[float], bool]) -> None:
+        """Return once this rank's training loop has come by. *Ranks:* all.
+
+        Args:
+            is_ready: Whether it has; waits for so many seconds.
+
+        *Raises:* ``CommitAborted`` if another process waits for the outcome, and this loop does not
+        come for the timeout.
+        """
+        urged_at = math.inf
+        while not is_ready(self._life_seconds):
+            self.alive()
+            if urged_at == math.inf and self._store.wait(self._urge_key, 0) is not None:
+                urged_at = time.monotonic()
+            if time.monotonic() - urged_at > self._patience_seconds:
+                raise CommitAborted(
+                    f"another rank waits for step {self._step} to be committed, and for "
+                    f"{self._patience_seconds:.0f} s the loop of this one has come neither to "
+                    "`with session.guard():` nor to wait; a wait for a save in overlap mode is for "
+                    "all ranks",
+                    step=self._step,
+                )
 
     def post(self, topic: str, produce: Callable[[], bytes]) -> None:
         """Post what ``produce`` returns, or the exception it raises.
@@ -194,10 +225,12 @@ class CommitBarrier:
         return message[1:]
 
     def close(self) -> None:
-        """Remove this rank's sign of life."""
-        if self._lives:
-            with suppress(KeepstepError):  # whoever kept the store may have left already
+        """Remove this rank's sign of life, and what else it has left."""
+        with suppress(KeepstepError):  # whoever kept the store may have left already
+            if self._lives:
                 self._store.delete(self._life_key(self._world.rank))
+            if self._has_urged:
+                self._store.delete(self._urge_key)
 
     def _wait(self, key: str, rank: int) -> bytes | None:
         """The value of a key that ``rank`` sets, or ``None`` once it seems dead."""
@@ -210,10 +243,16 @@ class CommitBarrier:
             if message is not None or remaining <= 0:
                 return message
             self.alive()  # waiting for another is a sign of life as well
+            self._urge()
             life = self._store.wait(self._life_key(rank), 0)
             if life != last_life:
                 last_life = life
                 heard_at = time.monotonic()
+
+    def _urge(self) -> None:
+        if not self._has_urged and self._is_awaited():
+            self._has_urged = True
+            self._store.set(self._urge_key, b"")
 
     @property
     def _patience_seconds(self) -> float:
@@ -222,6 +261,10 @@ class CommitBarrier:
 
     def _key(self, topic: str, direction: str, rank: int) -> str:
         return f"{self._scope}/{topic}/{direction}/{rank}"
+
+    @property
+    def _urge_key(self) -> str:
+        return f"{self._scope}/urge"
 
     def _life_key(self, rank: int) -> str:
         return f"{self._scope}/alive/{rank}"

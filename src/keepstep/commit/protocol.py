@@ -79,6 +79,13 @@ class Participant(Protocol):
         """
         ...
 
+    def is_vouched_for(self, *, within_seconds: float) -> bool:
+        """Whether training kept off what was staged until it was copied; waits so long to know.
+
+        *Ranks:* all, after :meth:`write`. *Raises:* ``CommitAborted`` if it did not.
+        """
+        ...
+
     def manifest(self, records: list[bytes]) -> Manifest:
         """The commit record. *Ranks:* coordinator. *Durability:* everything it names is durable."""
         ...
@@ -214,6 +221,8 @@ class Attempt:
             raise self._problem
         with self._timeline.phase(Phase.WRITE), self._barrier.kept_alive(_PATIENCE_SECONDS):
             record = self._participant.write(self._alive)
+        # No part of writing: neither its deadline nor its time counts.
+        self._barrier.await_loop(lambda s: self._participant.is_vouched_for(within_seconds=s))
         failpoints.hit(f"{Phase.ARRIVE}.before", step=self.id.step)
         return record
 

@@ -65,8 +65,8 @@ def open(
             training, once a newer one is verified. ``"all"``: nothing is ever removed.
         mode: When training goes on after a save has begun. ``"async"``: once the tensors are copied
             to host memory, which takes as much of it as this rank writes. ``"overlap"``: at once;
-            :meth:`Session.guard` waits for the copy. ``"sync"``: once the step is committed; needs
-            no memory for a copy.
+            :meth:`Session.guard` waits for the copy, and the step is committed after that at the
+            earliest. ``"sync"``: once the step is committed; needs no memory for a copy.
         when_busy: What ``tick`` does when a save is due and the one before is still in flight:
             ``"wait"`` for it, or ``"skip"`` the new one.
         resume: ``"auto"``: the newest checkpoint that verifies, or a fresh start if there is none;

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
-from keepstep.checkpoint.staging import CHANGED_WHILE_COPIED
 from keepstep.commit.layout import CheckpointId
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.errors import CommitAborted, CommitError, FencedError, InternalError
@@ -95,13 +94,9 @@ class Saves:
             self._in_flight.staged()
 
     def check_guarded(self) -> None:
-        """Abort a save that is still being copied although a step was taken. *Ranks:* local.
-
-        Most unguarded steps show in the tensors' version counters; those of optimizers that write
-        behind torch's back show here.
-        """
+        """Abort a save that nobody has vouched for although a step was taken. *Ranks:* local."""
         if self._in_flight is not None:
-            self._in_flight.spoil(CHANGED_WHILE_COPIED)
+            self._in_flight.spoil()
 
     def begin(
         self,
@@ -141,7 +136,6 @@ class Saves:
         """
         if self._in_flight is None:
             return
-        self._in_flight.staged()
         self._in_flight.wait(within_seconds)
         has_failed, is_busy = self._control.largest([self.has_failed, self.is_busy])
         if not is_busy:

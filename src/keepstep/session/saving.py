@@ -61,6 +61,8 @@ class Save:
         self._is_in_background = is_in_background
         self.began_at = self.persisting_at = time.time()
         """When it was begun, and when what was staged began to be written; Unix seconds."""
+        self.is_awaited = False
+        """Whether this process has begun to wait for the outcome."""
         self._waited_seconds = 0.0
         self._error: BaseException | None = None
         self._is_over = threading.Event()
@@ -96,19 +98,23 @@ class Save:
         return self.is_over and isinstance(self._error, CommitError)
 
     def staged(self) -> None:
-        """Return once training may change the tensors again. *Ranks:* local."""
+        """Return once training may change the tensors again: it vouches that it has not yet.
+
+        *Ranks:* local; in overlap mode a save is committed once all have called this.
+        """
         start = time.monotonic()
-        self._participant.await_copied()
+        self._participant.vouch()
         self._waited_seconds += time.monotonic() - start
 
     def committed(self) -> CheckpointId:
         """Return the checkpoint once it is durable and in the history.
 
-        *Ranks:* local. *Blocks:* as long as every rank gives signs of life.
+        *Ranks:* local; in overlap mode all ranks, or the others have to come to their next
+        ``session.guard()`` within the timeout.
+        *Blocks:* as long as every rank gives signs of life.
         *Raises:* ``CommitError`` if the step was not committed; ``FencedError``;
         ``CoordinationError`` if the process group's store is gone and storage does not know.
         """
-        self.staged()
         self.wait()
         if self._last_resort is not None:
             self._last_resort.cancel()
@@ -117,12 +123,17 @@ class Save:
         return self.checkpoint
 
     def wait(self, seconds: float | None = None) -> None:
-        """Return once the outcome is known, whatever it is, or after so long. *Ranks:* local."""
+        """Return once the outcome is known, whatever it is, or after so long.
+
+        *Ranks:* as for :meth:`committed`.
+        """
+        self.staged()
+        self.is_awaited = True
         self._is_over.wait(seconds)
 
-    def spoil(self, reason: str) -> None:
-        """Abort it on all ranks if it is still being copied."""
-        self._participant.spoil(reason)
+    def spoil(self) -> None:
+        """Abort it on all ranks unless :meth:`staged` was called: a step was taken without."""
+        self._participant.spoil()
 
     def carry_out(self, attempt: Attempt, before_commit: Callable[[], None]) -> None:
         """Everything after staging. Raises nothing: :meth:`committed` does."""
@@ -236,7 +247,7 @@ class Saver:
             participant,
             id=attempt_id,
             storage=self._storage,
-            barrier=self._barrier(attempt_id),
+            barrier=self._barrier(save),
             world=self._world,
             timeline=timeline,
             deadline_seconds=min(self._deadline_seconds, deadline_seconds or math.inf),
@@ -254,6 +265,7 @@ class Saver:
             with suppress(RuntimeError):  # no thread to be had: then without one
                 thread.start()
                 return save
+        save.staged()
         save.carry_out(attempt, self._before_commit)
         return save
 
@@ -261,7 +273,8 @@ class Saver:
         """Free threads and memory. *Ranks:* local; no save may be under way."""
         self._engine.close()
 
-    def _barrier(self, attempt: CheckpointId) -> CommitBarrier:
+    def _barrier(self, save: Save) -> CommitBarrier:
+        attempt = save.checkpoint
         return CommitBarrier(
             self._store,
             world=self._world,
@@ -269,6 +282,7 @@ class Saver:
             step=attempt.step,
             timeout_seconds=self._timeout_seconds,
             is_hurried=self._is_hurried,
+            is_awaited=lambda: save.is_awaited or not threading.main_thread().is_alive(),
         )
 
     def _next_attempt(self, step: int) -> CheckpointId:

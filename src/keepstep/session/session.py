@@ -279,7 +279,9 @@ class Session:
     def guard(self) -> Iterator[None]:
         """Wrap the optimizer step: it waits for a snapshot that is still being copied.
 
-        Only in overlap mode is there ever anything to wait for.
+        Only in overlap mode is there ever anything to wait for. There a save is committed only
+        after all ranks have entered this, and aborted by a :meth:`tick` that comes before: enter it
+        ahead of a long evaluation, too.
 
         *Ranks:* local.
         """

@@ -181,6 +181,9 @@ class BytesParticipant:
         self.storage.put(self._key(index_filename(self.rank)), index)
         return f"{blocks.digest} {len(data)} {sha256_digest(index)} {len(index)}".encode()
 
+    def is_vouched_for(self, *, within_seconds: float) -> bool:  # noqa: ARG002  # nothing trains
+        return True
+
     def manifest(self, records: list[bytes]) -> Manifest:
         self.storage.put(self._key(METADATA), _PICKLE)
         objects = [ObjectRecord(METADATA, len(_PICKLE), sha256_digest(_PICKLE))]
