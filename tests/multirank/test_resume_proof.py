@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 from models import adamw, build, open_session, step
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.optim.lr_scheduler import StepLR
 
 from keepstep.checkpoint.planner import LoadPlanner
@@ -63,6 +66,55 @@ def test_a_parameter_from_the_wrong_shard_is_named(
     errors = run_ranks(2, train, str(tmp_path), "fsdp")
     assert len(set(errors)) == 1
     assert "model.first.weight was not restored" in errors[0]
+
+
+def resume_with_a_broken_replica(rank: int, uri: str) -> str | None:
+    """On two replicas of all shards, of which the second is loaded wrong."""
+
+    def lost_on_the_second(self: LoadPlanner, item: Any) -> Any:
+        tensor = resolve(self, item)
+        if rank == 1 and item.dest_index.fqn == "model.first.weight":
+            return torch.empty_like(tensor)
+        return tensor
+
+    resolve = LoadPlanner.resolve_tensor
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoadPlanner, "resolve_tensor", lost_on_the_second)
+        return train(rank, uri, "hsdp")
+
+
+def test_a_replica_of_a_shard_that_is_not_restored_is_named(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    assert run_ranks(2, train, str(tmp_path), "hsdp") == [None, None]
+    errors = run_ranks(2, resume_with_a_broken_replica, str(tmp_path))
+    assert len(set(errors)) == 1
+    assert "model.first.weight was not restored: ranks 0 and 1 hold its part at [0, 0]" in errors[0]
+
+
+def train_tensor_parallel(rank: int, uri: str) -> int:
+    """One more step of two replicas of a layer in two shards; the step that was resumed from.
+
+    The layer knows the mesh of its shards only: to it, each replica is the only one.
+    """
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    torch.manual_seed(0)
+    model = parallelize_module(nn.Linear(8, 8, bias=False), mesh["tp"], ColwiseParallel())
+    optim = torch.optim.AdamW(model.parameters())
+    with open_session(uri) as session:
+        session.track(model=model, optim=optim)
+        restored = session.restore()
+        model(torch.ones(2, 8)).sum().backward()
+        optim.step()
+        session.tick()
+    return restored.step
+
+
+def test_replicas_that_know_nothing_of_each_other_resume(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    assert run_ranks(4, train_tensor_parallel, str(tmp_path)) == [0] * 4
+    assert run_ranks(4, train_tensor_parallel, str(tmp_path)) == [1] * 4
 
 
 def test_generators_that_are_one_draw_off_are_named(

@@ -1,11 +1,11 @@
 """Loading: from a checkpoint into the tracked objects, whole or not at all."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.distributed.checkpoint.storage import StorageReader
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 
 from keepstep.checkpoint.collector import collector_paused
 from keepstep.checkpoint.digest import chunk_digest, combined, format_digest, parse_digest
@@ -16,6 +16,11 @@ from keepstep.errors import InternalError
 
 Path = tuple[str | int, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
+
+LivePart = tuple[tuple[int, ...] | None, int]
+"""Offsets of what a rank holds of a tensor, ``None`` if it is no ``DTensor``; its digest."""
+LiveDigests = Mapping[str, LivePart]
+"""By saved name."""
 
 _NO_TENSOR = ((), torch.float32)
 
@@ -78,21 +83,19 @@ def _convert(loaded: dict[str, Any], live: Mapping[str, Any], fit: Fit) -> None:
             state[key] = state[key].to(dtype)
 
 
-def live_digests(state_dict: Mapping[str, Any], fit: Fit) -> dict[str, int]:
-    """Content digest of every tensor in a nested state dict that was to be loaded, by saved name.
+def live_digests(state_dict: Mapping[str, Any], fit: Fit) -> LiveDigests:
+    """Where this rank's part of every tensor that was to be loaded begins, and its digest.
 
-    *Ranks:* local. A tensor that is not sharded contributes its whole digest on every rank, a shard
-    its own part; a replica of a shard contributes nothing.
+    *Ranks:* local.
     """
     return {fqn: _live_digest(fqn, tensor) for fqn, tensor in _loaded(state_dict, fit)}
 
 
 def check_digests(
     frames: Iterable[Frame],
-    live: list[Mapping[str, int]],
+    live: Sequence[LiveDigests],
     fit: Fit,
     *,
-    is_sharded: Callable[[str], bool],
     is_common: Callable[[str], bool],
 ) -> str:
     """Compare what was saved with what every rank now holds; the state digest of that.
@@ -100,10 +103,10 @@ def check_digests(
     Args:
         frames: Of the whole checkpoint.
         live: :func:`live_digests` of every rank.
-        is_sharded: Whether a tensor, by name, is in shards on the ranks.
         is_common: Whether an entry belongs to the state that all ranks share.
 
-    *Raises:* ``InternalError`` naming the first tensor that was not restored.
+    *Raises:* ``InternalError`` naming the first tensor that was not restored, and the ranks if
+    they hold the same part of it with different content.
     """
     saved: dict[str, int] = {}
     wanted = None if fit.saved_names is None else set(fit.saved_names.values())
@@ -114,23 +117,31 @@ def check_digests(
             saved[frame.fqn] = combined((saved.get(frame.fqn, 0), parse_digest(frame.digest)))
     total = 0
     for fqn in sorted(saved.keys() | live[0].keys()):
-        parts = [digests.get(fqn) for digests in live]
-        known = [part for part in parts if part is not None]
-        whole = [combined(known)] if is_sharded(fqn) else known
-        if len(known) != len(parts) or any(digest != saved.get(fqn) for digest in whole):
-            raise InternalError(
-                f"{fqn} was not restored: its content differs from what was saved although every "
-                "block was read correctly. This is a bug of keepstep, or of an object's "
-                "load_state_dict()"
-            )
-        total = combined((total, whole[0]))
+        if any(fqn not in digests for digests in live) or fqn not in saved:
+            raise _not_restored(fqn, "its content differs from what was saved")
+        whole = _whole_digest(fqn, [digests[fqn] for digests in live])
+        if whole != saved[fqn]:
+            raise _not_restored(fqn, "its content differs from what was saved")
+        total = combined((total, whole))
     return format_digest(total)
 
 
-def is_sharded(state_dict: Mapping[str, Any], fit: Fit) -> Callable[[str], bool]:
-    """Tells by saved name which tensors of a nested state dict are in shards."""
-    sharded = {fqn for fqn, t in _loaded(state_dict, fit) if isinstance(t, DTensor)}
-    return sharded.__contains__
+def _whole_digest(fqn: str, parts: Sequence[LivePart]) -> int:
+    """The digest of a tensor of which every rank holds a part, several perhaps the same one."""
+    first: dict[tuple[int, ...] | None, tuple[int, int]] = {}
+    for rank, (offsets, digest) in enumerate(parts):
+        holder, expected = first.setdefault(offsets, (rank, digest))
+        if digest != expected:
+            part = "it" if offsets is None else f"its part at {list(offsets)}"
+            raise _not_restored(fqn, f"ranks {holder} and {rank} hold {part} with other content")
+    return combined(digest for _, digest in first.values())
+
+
+def _not_restored(fqn: str, how: str) -> InternalError:
+    return InternalError(
+        f"{fqn} was not restored: {how} although every block was read correctly. This is a bug of "
+        "keepstep, or of an object's load_state_dict()"
+    )
 
 
 def _loaded(state_dict: Mapping[str, Any], fit: Fit) -> Iterable[tuple[str, torch.Tensor]]:
@@ -159,18 +170,14 @@ def _named_tensors(path: Path, value: Any) -> Iterable[tuple[str, torch.Tensor]]
             yield from _named_tensors((*path, number), item)
 
 
-def _live_digest(fqn: str, tensor: torch.Tensor) -> int:
+def _live_digest(fqn: str, tensor: torch.Tensor) -> LivePart:
     if not isinstance(tensor, DTensor):
-        return chunk_digest(fqn, tensor, [0] * tensor.dim(), tensor.shape)
-    coordinate = tensor.device_mesh.get_coordinate()
-    if coordinate is None or any(
-        place and isinstance(placement, Replicate)
-        for place, placement in zip(coordinate, tensor.placements, strict=True)
-    ):
-        return 0
+        return None, chunk_digest(fqn, tensor, [0] * tensor.dim(), tensor.shape)
     local = tensor.to_local()
+    if local.numel() == 0:
+        return tuple(tensor.shape), 0  # where no part begins that has content
     (chunk,) = tensor.__create_chunk_list__()
-    return chunk_digest(fqn, local, chunk.offsets, tensor.shape)
+    return tuple(chunk.offsets), chunk_digest(fqn, local, chunk.offsets, tensor.shape)
 
 
 def _is_of_module(path: Path) -> bool:

@@ -14,7 +14,6 @@ from keepstep.checkpoint.engine import (
     Loadable,
     check_digests,
     finish_load,
-    is_sharded,
     live_digests,
     plan_load,
 )
@@ -269,15 +268,7 @@ class Resumer:
         live = self._control.gather(live_digests(common, fit))
         digests: list[str] = []
         self._control.succeed(
-            lambda: digests.append(
-                check_digests(
-                    snapshot.frames,
-                    live,
-                    fit,
-                    is_sharded=is_sharded(common, fit),
-                    is_common=is_common,
-                )
-            )
+            lambda: digests.append(check_digests(snapshot.frames, live, fit, is_common=is_common))
         )
         return digests[0]
 
