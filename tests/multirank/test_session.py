@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from models import adamw, assert_equal, build, full_state, open_session, step, without_statistics
+from torch.distributed.fsdp import fully_shard
 
 import keepstep
 from keepstep import failpoints
@@ -316,3 +317,23 @@ def test_an_evaluation_before_a_save_leaves_no_unsharded_parameters_in_it(
         assert session.restore().step == 1
     loaded = full_state(model=model, optim=optimizer)
     assert_equal(without_statistics(saved), without_statistics(loaded))
+
+
+def tick_with_a_norm(rank: int, uri: str) -> None:
+    """A step whose metric is a DTensor, of which each rank holds a part."""
+    torch.manual_seed(0)
+    model = fully_shard(torch.nn.Linear(8, 8, bias=False))
+    with keepstep.open(uri, every=1, mode="sync", timeout_seconds=20) as session:
+        session.track(model=model).restore()
+        session.tick(norm=model.weight.norm().detach(), rank=rank)
+
+
+def test_a_metric_in_parts_is_recorded_whole(run_ranks: RunRanks, tmp_path: Path) -> None:
+    run_ranks(2, tick_with_a_norm, str(tmp_path))
+    torch.manual_seed(0)
+    norm = torch.nn.Linear(8, 8, bias=False).weight.norm().item()
+    catalog = Catalog(LocalStorage(tmp_path))
+    (candidate,) = catalog.candidates()
+    assert catalog.manifest(candidate).metrics == {"norm": pytest.approx(norm), "rank": 0}
+    (event,) = (e for e in read_ledger(ledger(tmp_path)) if e["event"] == "step")
+    assert event["metrics"]["norm"] == pytest.approx(norm)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from keepstep import failpoints
 from keepstep.checkpoint.live import live_entries
@@ -302,7 +303,8 @@ class Session:
             samples: Consumed by this step over all ranks.
             tokens: The same in tokens.
             metrics: Numbers or 0-d tensors; the coordinator's last known value of each goes into
-                the manifest.
+                the manifest. Of a ``DTensor`` that is the whole tensor's, which all ranks find
+                together: they must pass the same ones in the same order.
 
         Returns:
             What to stop for, after a save, or ``None`` to go on.
@@ -762,11 +764,17 @@ class Session:
         return progress
 
     def _note_metrics(self, metrics: Mapping[str, float | torch.Tensor], ledger: Ledger) -> None:
+        whole = {name: _whole(value) for name, value in metrics.items()}
         if not self.world.is_coordinator:
             return  # the coordinator's go into the manifest and the ledger
-        numbers = {name: float(value) for name, value in metrics.items()}
+        numbers = {name: float(value) for name, value in whole.items()}
         self._metrics |= {name: n for name, n in numbers.items() if math.isfinite(n)}
         meter_metrics(numbers)
         # JSON has no NaN: what is not finite is written as text.
         shown = {name: n if math.isfinite(n) else str(n) for name, n in numbers.items()}
         ledger.record("step", step=self.step, samples=self.samples, metrics=shown)
+
+
+def _whole(metric: float | torch.Tensor) -> float | torch.Tensor:
+    """Of a ``DTensor`` each rank may hold only a part, as of a norm. *Ranks:* collective then."""
+    return metric.full_tensor() if isinstance(metric, DTensor) else metric
