@@ -33,26 +33,36 @@ def structure_of(entries: Entries) -> Structure:
 
 
 def check_tensors(entries: Entries) -> None:
-    """*Raises:* ``ConfigError`` naming a tensor whose bytes cannot be told from its memory."""
+    """*Raises:* ``ConfigError`` naming a tensor that could not be saved, or not be loaded into."""
     for fqn, entry in entries.items():
         if isinstance(entry, torch.Tensor):
             tensor = entry.to_local() if isinstance(entry, DTensor) else entry
-            if (kind := _unusual(tensor)) is not None:
+            if (unusual := _unusual(tensor)) is not None:
+                kind, remedy = unusual
                 raise ConfigError(
                     f"state entry {fqn} is a {kind} tensor ({type(tensor).__name__}), which cannot "
-                    "be saved; keep plain tensors in state_dict()"
+                    f"be saved and restored; {remedy}"
                 )
 
 
-def _unusual(tensor: torch.Tensor) -> str | None:
+def _unusual(tensor: torch.Tensor) -> tuple[str, str] | None:
+    """What a tensor is whose bytes are not plainly its memory's, and what to do."""
+    plain = "keep plain tensors in state_dict()"
     if tensor.layout is not torch.strided:
-        return str(tensor.layout).removeprefix("torch.")
+        return str(tensor.layout).removeprefix("torch."), plain
     if tensor.is_meta:
-        return "meta"
+        return "meta", plain
     if tensor.is_quantized:
-        return "quantized"
-    is_wrapper: bool = is_traceable_wrapper_subclass(tensor)  # of tensors; it has no memory itself
-    return "wrapper" if is_wrapper else None
+        return "quantized", plain
+    if is_traceable_wrapper_subclass(tensor):  # of tensors; it has no memory itself
+        return "wrapper", plain
+    if tensor.is_conj():
+        return "conjugated", "keep what .resolve_conj() returns instead of this view"
+    if any(
+        not stride and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    ):
+        return "stride-0", "keep what .clone() returns instead of this expanded view"
+    return None
 
 
 def _visit(path: Path, fqn: str, value: Any, entries: Entries, paths: dict[str, Path]) -> None:
