@@ -131,6 +131,30 @@ def test_generators_that_are_one_draw_off_are_named(
     assert "ranks.00000.rng.torch was not restored" in str(train(0, str(tmp_path)))
 
 
+def test_a_device_that_was_not_there_gets_a_generator_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(0, str(tmp_path))
+    here = app_state.rng_state_dict
+    on_device = torch.Generator()  # stands for that of a CUDA device
+    derive = app_state.derive_rng
+
+    def with_a_device() -> dict[str, Any]:
+        return here() | {"cuda": on_device.get_state()}
+
+    def derive_there(**known: int) -> None:
+        derive(**known)
+        on_device.manual_seed(torch.initial_seed())
+
+    monkeypatch.setattr(app_state, "rng_state_dict", with_a_device)
+    monkeypatch.setattr(app_state, "derive_rng", derive_there)
+    before = on_device.get_state()
+    with caplog.at_level(logging.WARNING):
+        assert train(0, str(tmp_path)) is None
+    assert "no random generator of cuda: it is derived from (seed, rank, step)" in caplog.text
+    assert not torch.equal(on_device.get_state(), before)
+
+
 def test_a_data_position_that_is_one_off_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -422,6 +422,18 @@ class TestValues:
         planner.load_bytes(item, content)
         assert template["part"] == value
 
+    def test_on_a_device_whose_generator_is_not_saved_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = Net()
+        model.register_buffer("seen", torch.ones(2).as_subclass(OnDevice))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+        message = r"'model' has tensors on cuda:0.*current device is cuda:3.*set_device\(0\)"
+        with pytest.raises(ConfigError, match=message):
+            save(tmp_path, model=model)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        state_of(model=model).check_device()
+
     @pytest.mark.parametrize(
         ("state", "name"),
         [({"seen": {"a", "b"}}, r"part\.seen "), ({"x": [(1, {2})]}, r"part\.x\.0\.1 ")],

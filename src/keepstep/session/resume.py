@@ -195,10 +195,10 @@ class Resumer:
             return Skipped(candidate, damage)
         self._control.succeed(lambda: finish_load(planned[0], self._state, fit))
         state_digest = self._prove_restored(snapshot, fit)
+        # Of a device that was not there when it was saved, no generator is loaded.
+        self._state.derive_rng(snapshot.manifest.step)
         if keeps_rng:
             self._state.load_rng(planned[0].template)
-        else:
-            self._state.derive_rng(snapshot.manifest.step)
         self._control.succeed(
             lambda: self._state.check_restored(planned[0].template, with_rng=keeps_rng)
         )

@@ -709,6 +709,7 @@ class Session:
 
     def _check_storable(self) -> None:
         """Refuse now what could not be saved later. *Raises:* ``ConfigError`` on all ranks."""
+        self._control.succeed(self._state.check_device)
         self._control.succeed(lambda: check_storable(self._state.save_dict()))
 
     def _begin(self, resumed: Resumed) -> Generation:

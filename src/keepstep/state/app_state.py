@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +17,12 @@ from keepstep.errors import ConfigError, InternalError
 from keepstep.state.equality import first_difference
 from keepstep.state.module import NamedModule, is_extra_state
 from keepstep.state.optimizer import NamedOptimizer, names_for, owner_of
-from keepstep.state.rng import derive_rng, load_rng_state_dict, rng_state_dict
+from keepstep.state.rng import (
+    check_current_device,
+    derive_rng,
+    load_rng_state_dict,
+    rng_state_dict,
+)
 from keepstep.state.values import as_one_value, on_host
 
 logger = logging.getLogger("keepstep.resume")
@@ -146,8 +151,18 @@ class AppState:
                 other.load_state_dict(loaded[name])
 
     def load_rng(self, loaded: Mapping[str, Any]) -> None:
-        """Continue this rank's generators where they were saved."""
-        load_rng_state_dict(loaded[RANKS][rank_name(self._rank)]["rng"])
+        """Continue this rank's generators where they were saved.
+
+        One that was not saved, as that of a device on a host without it, stays as it is.
+        """
+        saved = loaded[RANKS][rank_name(self._rank)]["rng"]
+        load_rng_state_dict(saved)
+        if absent := sorted(rng_state_dict().keys() - saved.keys()):
+            logger.warning(
+                "the checkpoint has no random generator of %s: it is derived from (seed, rank, "
+                "step), and does not continue a stream",
+                ", ".join(absent),
+            )
 
     def check_restored(self, loaded: Mapping[str, Any], *, with_rng: bool) -> None:
         """Ask for what was loaded, tensors of modules and optimizers aside, and compare.
@@ -174,8 +189,8 @@ class AppState:
                     )
         if with_rng:
             name = rank_name(self._rank)
-            now = rng_state_dict()
-            then = {key: loaded[RANKS][name]["rng"][key] for key in now}
+            saved, now = loaded[RANKS][name]["rng"], rng_state_dict()
+            then = {key: saved.get(key, state) for key, state in now.items()}
             if place := first_difference(f"{RANKS}.{name}.rng", then, now):
                 raise _not_restored(place)
 
@@ -205,6 +220,14 @@ class AppState:
             or path[0] in self._others
             or (path[0] in optimizers and optimizers[str(path[0])].accepts(path[1:]))
         }
+
+    def check_device(self) -> None:
+        """*Raises:* ``ConfigError`` if the generator that is saved is another device's than used.
+
+        *Ranks:* local.
+        """
+        for name, module in self._modules.items():
+            check_current_device(name, chain(module.parameters(), module.buffers()))
 
     def tracks(self, name: str) -> bool:
         """Whether an object is tracked under a name."""

@@ -1,10 +1,13 @@
 """The random generators of one process: python, numpy, torch on the host and on its device."""
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
+
+from keepstep.errors import ConfigError
 
 
 def rng_state_dict() -> dict[str, Any]:
@@ -32,7 +35,23 @@ def load_rng_state_dict(state: dict[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002  # the global one
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.init()  # a seed that waits for the device to be used would come after this
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def check_current_device(name: str, tensors: Iterable[torch.Tensor]) -> None:
+    """Of all CUDA devices, only the current one's generator is saved: tensors must be there.
+
+    *Ranks:* local. *Raises:* ``ConfigError`` naming both devices.
+    """
+    for device in {tensor.device for tensor in tensors if tensor.device.type == "cuda"}:
+        if device.index != (current := torch.cuda.current_device()):
+            raise ConfigError(
+                f"{name!r} has tensors on {device}, but the current device is cuda:{current}, "
+                "whose random generator is the one that is saved. Call "
+                f"torch.cuda.set_device({device.index}) at the start of this rank; one process "
+                "uses one device"
+            )
 
 
 def derive_rng(*, seed: int, rank: int, step: int) -> None:
