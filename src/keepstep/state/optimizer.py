@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from keepstep.errors import ConfigError
@@ -46,9 +47,11 @@ class NamedOptimizer:
 
         Tensors are the optimizer's own. Parameters that have no state yet have no entry.
 
-        *Raises:* ``ConfigError`` naming state that has no place in this structure.
+        *Raises:* ``ConfigError`` naming state that has no place in this structure, or could not be
+        put back.
         """
         self._check_state_is_flat()
+        self._check_sharded_as_parameters()
         state = {
             fqn: dict(self._optimizer.state[parameter])
             for fqn, parameter in self._parameters.items()
@@ -136,6 +139,19 @@ class NamedOptimizer:
             for name, value in state.items():
                 if isinstance(value, dict | list | tuple | set | frozenset):
                     raise self._unsupported(f"{name!r} as a {type(value).__name__}")
+
+    def _check_sharded_as_parameters(self) -> None:
+        """A checkpoint does not say how a tensor was sharded: its parameter does, or nothing."""
+        for fqn, parameter in self._parameters.items():
+            for name, value in (self._optimizer.state.get(parameter) or {}).items():
+                if isinstance(value, DTensor) and value.shape != parameter.shape:
+                    raise ConfigError(
+                        f"optimizer {self._name!r} ({type(self._optimizer).__name__}) keeps "
+                        f"{name!r} of {fqn} as a DTensor of shape {tuple(value.shape)}, not of its "
+                        f"parameter's {tuple(parameter.shape)}, so that it would come back as a "
+                        "plain tensor. Keep it in the parameter's shape, or as a plain tensor that "
+                        "is the same on all ranks, as full_tensor() gives it"
+                    )
 
     def _unsupported(self, what: str) -> ConfigError:
         return ConfigError(
