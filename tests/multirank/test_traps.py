@@ -15,7 +15,9 @@ from models import adamw, assert_equal, build, full_state, open_session, sgd, st
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, SGD, Adafactor, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
@@ -306,6 +308,23 @@ class TestOptimizerState:
         with pytest.raises(ConfigError, match="state under 'rounds' instead of a parameter"):
             state_of(model=model, optim=optimizer).common_dict()
 
+    def test_sharded_unlike_its_parameter_is_refused(self) -> None:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            model = fully_shard(nn.Linear(4, 3, bias=False), mesh=init_device_mesh("cpu", (1,)))
+            weight = model.weight
+            optimizer = SGD([weight])
+            fits = {"square": torch.zeros_like(weight), "rows": torch.zeros(3, 1)}
+            optimizer.state[weight] = fits
+            state_of(model=model, optim=optimizer).common_dict()
+            for name, value in (("rows", torch.zeros_like(weight[:, :1])), ("norm", weight.norm())):
+                optimizer.state[weight] = fits | {name: value}
+                message = rf"'optim' \(SGD\) keeps '{name}' of weight as a DTensor of shape \("
+                with pytest.raises(ConfigError, match=message):
+                    state_of(model=model, optim=optimizer).common_dict()
+        finally:
+            dist.destroy_process_group()
+
     def test_of_another_class_is_explained_and_nothing_is_changed(self, tmp_path: Path) -> None:
         model = build("none")
         save(tmp_path, model=model, optim=adamw(model))
@@ -441,6 +460,19 @@ class TestValues:
     def test_sets_are_refused_by_name(self, tmp_path: Path, state: Any, name: str) -> None:
         with pytest.raises(ConfigError, match=name + "is a set.*sorted list"):
             save(tmp_path, part=Part(state))
+
+    def test_that_are_sums_yet_to_be_made_are_refused(self, tmp_path: Path) -> None:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            total = distribute_tensor(
+                torch.ones(4), init_device_mesh("cpu", (1,)), [Shard(0)]
+            ).sum()
+            model = Net()
+            model.register_buffer("total", total)
+            with pytest.raises(ConfigError, match=r"model.total is a partial tensor.*full_tensor"):
+                save(tmp_path, model=model)
+        finally:
+            dist.destroy_process_group()
 
     def test_frozen_sets_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="part"):

@@ -35,19 +35,21 @@ def structure_of(entries: Entries) -> Structure:
 def check_tensors(entries: Entries) -> None:
     """*Raises:* ``ConfigError`` naming a tensor that could not be saved, or not be loaded into."""
     for fqn, entry in entries.items():
-        if isinstance(entry, torch.Tensor):
-            tensor = entry.to_local() if isinstance(entry, DTensor) else entry
-            if (unusual := _unusual(tensor)) is not None:
-                kind, remedy = unusual
-                raise ConfigError(
-                    f"state entry {fqn} is a {kind} tensor ({type(tensor).__name__}), which cannot "
-                    f"be saved and restored; {remedy}"
-                )
+        if isinstance(entry, torch.Tensor) and (unusual := _unusual(entry)) is not None:
+            kind, remedy = unusual
+            raise ConfigError(
+                f"state entry {fqn} is a {kind} tensor ({type(entry).__name__}), which cannot be "
+                f"saved and restored; {remedy}"
+            )
 
 
 def _unusual(tensor: torch.Tensor) -> tuple[str, str] | None:
     """What a tensor is whose bytes are not plainly its memory's, and what to do."""
     plain = "keep plain tensors in state_dict()"
+    if isinstance(tensor, DTensor):
+        if any(placement.is_partial() for placement in tensor.placements):
+            return "partial", "keep what .full_tensor() returns, which all ranks call together"
+        return _unusual(tensor.to_local())
     if tensor.layout is not torch.strided:
         return str(tensor.layout).removeprefix("torch."), plain
     if tensor.is_meta:
