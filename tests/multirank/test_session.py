@@ -337,3 +337,32 @@ def test_a_metric_in_parts_is_recorded_whole(run_ranks: RunRanks, tmp_path: Path
     assert catalog.manifest(candidate).metrics == {"norm": pytest.approx(norm), "rank": 0}
     (event,) = (e for e in read_ledger(ledger(tmp_path)) if e["event"] == "step")
     assert event["metrics"]["norm"] == pytest.approx(norm)
+
+
+def save_apart(rank: int, uri: str, is_wrapped: bool) -> str | None:
+    """One step of a model that every rank builds for itself; the error."""
+    torch.manual_seed(rank)
+    model: torch.nn.Module = torch.nn.Linear(8, 8)
+    if is_wrapped:
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = adamw(model)
+    try:
+        with keepstep.open(uri, every=1, timeout_seconds=20) as session:
+            session.track(model=model, optim=optimizer).restore()
+            model(torch.rand(4, 8)).sum().backward()
+            optimizer.step()
+            session.tick()
+    except KeepstepError as error:
+        return f"{error.exit_code:d} {error}"
+    return None
+
+
+def test_replicas_that_differ_are_refused_before_anything_is_saved(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    errors = run_ranks(2, save_apart, str(tmp_path / "apart"), False)
+    assert len(set(errors)) == 1
+    assert errors[0].startswith("78 state entry model.weight differs between ranks 0 and 1")
+    assert steps_in(tmp_path / "apart") == []
+    assert run_ranks(2, save_apart, str(tmp_path / "alike"), True) == [None, None]
+    assert steps_in(tmp_path / "alike") == [1]

@@ -25,6 +25,7 @@ from keepstep.checkpoint.entries import (
     structure_of,
 )
 from keepstep.checkpoint.planner import SavePlanner, held_chunk
+from keepstep.checkpoint.samples import Samples, check_alike, samples_of
 from keepstep.checkpoint.save_engine import GlobalPlan, RankPlan, SaveEngine, SaveMode
 from keepstep.checkpoint.shards import ShardIndex, ShardLayout, Values, value_places
 from keepstep.checkpoint.staging import UNGUARDED, StagedContents, Version
@@ -99,7 +100,7 @@ class TensorParticipant:
             plan = self._engine.plan
             if plan is not None and plan.structure == self._structure and not is_whole:
                 return pickle.dumps(_KnownPlan(plan.token, _digest_of_all(values)))
-            return pickle.dumps(_WholePlan(self._whole_plan(), values))
+            return pickle.dumps(_WholePlan(self._whole_plan(), values, self._samples()))
 
     def global_plan(self, local_plans: list[bytes]) -> list[bytes] | None:
         with collector_paused():
@@ -243,8 +244,18 @@ class TensorParticipant:
         ]
         return replace(plan, items=mine)
 
+    def _samples(self) -> Samples:
+        """Of what must be the same on all ranks that hold it."""
+        if self._world.world_size == 1:
+            return {}
+        others = self._state.from_coordinator()
+        return samples_of(
+            self._entries, lambda fqn: self._state.is_common(fqn) and fqn not in others
+        )
+
     def _new_global_plan(self, wholes: list["_WholePlan"]) -> list[bytes]:
         _check_values_are_equal([whole.values for whole in wholes])
+        check_alike([whole.samples for whole in wholes])
         plans, metadata = self._planner.create_global_plan([whole.plan for whole in wholes])
         self._engine.global_plan = GlobalPlan(plans, metadata)
         token = self._engine.global_plan.token
@@ -293,6 +304,8 @@ class _WholePlan:
     plan: SavePlan
     values: Mapping[str, bytes]
     """Digest of each common value."""
+    samples: Samples
+    """Of tensors that other ranks hold as well."""
 
 
 @dataclass(frozen=True, slots=True)
