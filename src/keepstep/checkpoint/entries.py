@@ -56,7 +56,8 @@ def _unusual(tensor: torch.Tensor) -> tuple[str, str] | None:
         return "meta", plain
     if tensor.is_quantized:
         return "quantized", plain
-    if is_traceable_wrapper_subclass(tensor):  # of tensors; it has no memory itself
+    is_wrapper: bool = is_traceable_wrapper_subclass(tensor)  # of tensors; it has no memory itself
+    if is_wrapper:
         return "wrapper", plain
     if tensor.is_conj():
         return "conjugated", "keep what .resolve_conj() returns instead of this view"
