@@ -1,9 +1,10 @@
 """Files of checkpoints are damaged (D12)."""
 
-from keepstep.drills.catalog.panels import COMPARED
+from keepstep.drills.catalog.panels import COMPARED, UNINTERRUPTED
 from keepstep.drills.scenario import DamageKind, Drill, Ending, Leg, Place, Scale, Spoil
 
-_SET_ASIDE = ("endings", "damage_is_named", "fell_back", "objects_untouched", *COMPARED)
+_NAMED = ("endings", "damage_is_named", "fell_back", "objects_untouched")
+_SET_ASIDE = (*_NAMED, *COMPARED)
 
 
 def damage(scale: Scale) -> tuple[Drill, ...]:
@@ -46,7 +47,8 @@ def _ancestor(scale: Scale) -> Drill:
             Spoil(DamageKind.DELETE, (Place.MANIFEST,)),
             Leg(2),
         ),
-        judges=_SET_ASIDE,
+        # What the successor resumed from is gone: the uninterrupted run has the like of it.
+        judges=(*_NAMED, "restored_exactly_where_known", *UNINTERRUPTED),
     )
 
 
