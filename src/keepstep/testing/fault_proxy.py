@@ -24,6 +24,9 @@ from keepstep.testing.faults import Fault
 from keepstep.testing.http_wire import PIECE_BYTES
 from keepstep.testing.ports import claim_ports
 
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""What leads a client of the standard chain to a server; the first counts."""
+
 _BACKLOG = 128
 _CALL_TIMEOUT_SECONDS = 10.0
 

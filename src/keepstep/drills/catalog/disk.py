@@ -1,6 +1,7 @@
 """A disk is full, fails, or turns read-only (D11)."""
 
 from keepstep.drills.catalog.nodes import GONE_ON, RESUMED, drill
+from keepstep.drills.catalog.outages import moments_out, outage
 from keepstep.drills.catalog.panels import UNINTERRUPTED
 from keepstep.drills.node_acts import Assemble, Commit, End, Join, Reach, Release, hold
 from keepstep.drills.scenario import Drill, Ending, Leg, Scale
@@ -34,27 +35,14 @@ def _one_rank(scale: Scale, name: str, rule: str, what: str) -> Drill:
 
 
 def _full(scale: Scale) -> Drill:
-    filled, freed = scale.kill_step - 1, scale.kill_step + scale.save_every + 1
+    filled, freed = moments_out(scale)
     return drill(
         "disk-full",
         "D11",
         f"The disk of the run, a real file system, is full from step {filled} to step {freed}. "
         "Saves in between fail; training goes on, and later ones are committed.",
         Mount(),
-        Assemble(
-            count=1,
-            min_nodes=1,
-            workers_per_node=2,
-            failpoints=f"{hold(filled)};{hold(freed)}",
-            worlds=(2,),
-        ),
-        Reach("step.after", filled),
-        Happen(Mishap.FILL),
-        Release(),
-        Reach("step.after", freed),
-        Happen(Mishap.FREE),
-        Release(),
-        End(),
+        *outage(scale, Mishap.FILL, Mishap.FREE),
         judges=("undisturbed", "failed_everywhere", *GONE_ON),
         needs=_NEEDS,
     )

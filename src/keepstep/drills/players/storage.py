@@ -14,7 +14,7 @@ from keepstep.drills.storage_acts import Distort, Distortion, Happen, Mishap, Mo
 from keepstep.storage.opening import open_storage
 from keepstep.storage.retrying import RetryPolicy
 from keepstep.testing.block_device import FILE_SYSTEMS, CuttableDisk
-from keepstep.testing.fault_proxy import FaultProxy
+from keepstep.testing.fault_proxy import ENDPOINT_VARIABLES, FaultProxy
 from keepstep.testing.fault_rules import Rule
 from keepstep.testing.faults import EXPIRED_TOKEN, SLOW_DOWN, Fault, LoseReply, SlowBody, TearUpload
 from keepstep.testing.s3_server import S3Server
@@ -23,7 +23,6 @@ _DISK, _SERVER, _PROXY = "disk", "server", "proxy"
 _DISK_BYTES = 256 << 20
 _BALLAST = "ballast"
 _BUCKET = "drill"
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _PATIENCE = RetryPolicy(timeout_seconds=10.0)
 """Of the drill itself, whose server may have been left dead."""
 
@@ -90,7 +89,7 @@ def play_distort(stage: Stage, act: Distort) -> None:
 
 
 def _leading_to(server: S3Server, endpoint: str) -> dict[str, str]:
-    return {**server.environ(), **dict.fromkeys(_ENDPOINTS, endpoint)}
+    return {**server.environ(), **dict.fromkeys(ENDPOINT_VARIABLES, endpoint)}
 
 
 @contextmanager

@@ -6,11 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from keepstep.drills.soak.schedule import Fault
-from keepstep.testing.fault_proxy import FaultProxy
+from keepstep.testing.fault_proxy import ENDPOINT_VARIABLES, FaultProxy
 from keepstep.testing.faults import INTERNAL_ERROR, SLOW_DOWN, LoseReply, ResetReply
 from keepstep.testing.faults import Fault as StoreFault
-
-_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 _FAULTS: Mapping[str, tuple[StoreFault, int]] = {
     "slow-down": (SLOW_DOWN, 5),
@@ -35,7 +33,7 @@ class Network:
     @property
     def environ(self) -> dict[str, str]:
         """What leads a job through the proxy."""
-        return dict.fromkeys(_VARIABLES, self.proxy.endpoint) if self.proxy else {}
+        return dict.fromkeys(ENDPOINT_VARIABLES, self.proxy.endpoint) if self.proxy else {}
 
     def inject(self, fault: Fault) -> None:
         """Let the next requests that write meet it."""
@@ -52,7 +50,7 @@ class Network:
 @contextmanager
 def open_network(uri: str) -> Iterator[Network]:
     """A proxy, if the run is on an S3 server that is reached without TLS."""
-    upstream = next((os.environ[name] for name in _VARIABLES if name in os.environ), "")
+    upstream = next((os.environ[name] for name in ENDPOINT_VARIABLES if name in os.environ), "")
     if not uri.startswith("s3://") or not upstream.startswith("http://"):
         yield Network(None)
         return
