@@ -135,7 +135,7 @@ def test_what_a_scheme_promises() -> None:
 
 def test_append_is_refused() -> None:
     with pytest.raises(StorageDenied, match="cannot be appended"):
-        open_storage("memory://x").append("log", b"line")
+        open_storage("memory://x").open_appender("log")
 
 
 def test_an_unknown_scheme_and_a_missing_package_are_named() -> None:

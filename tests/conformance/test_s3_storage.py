@@ -127,7 +127,7 @@ def test_a_listing_of_more_than_a_page_and_a_delete_of_more_than_a_batch(
 def test_append_is_refused(storage: S3Storage) -> None:
     assert not storage.capabilities.append
     with pytest.raises(StorageDenied, match="cannot be appended"):
-        storage.append("log", b"line")
+        storage.open_appender("log")
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///prefix"])

@@ -251,7 +251,8 @@ class Run(RuleBasedStateMachine):
         self.job = job
         self.published.append(id)
         line = json.dumps({"event": "save", "checkpoint": id.name}) + "\n"
-        self.storage.append(ledger_key(id.generation, 0), line.encode())
+        with self.storage.open_appender(ledger_key(id.generation, 0)) as log:
+            log.append(line.encode())
 
     def start(self) -> None:
         with announced_start(self.storage) as start:

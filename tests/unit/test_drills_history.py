@@ -122,7 +122,8 @@ def work(
             for line, time in zip(log.appended, times, strict=True)
         )
         torn = '{"event":"sam' if rank == 1 else ""
-        storage.append(ledger_key(generation, rank), ("".join(dated) + torn).encode())
+        with storage.open_appender(ledger_key(generation, rank)) as opened:
+            opened.append(("".join(dated) + torn).encode())
 
 
 def test_only_executions_on_the_valid_line_count(storage: LocalStorage) -> None:
@@ -225,12 +226,14 @@ def test_a_damaged_checkpoint_is_read_as_damaged(storage: LocalStorage) -> None:
 def test_a_step_recorded_twice_by_a_rank_shows_twice_its_samples(storage: LocalStorage) -> None:
     again = {"event": "samples", "generation": 2, "rank": 0, "step": 6, "ids": [60, 61]}
     line = json.dumps({**again, "losses_hex": ["0x0.0p+0"], "time": 1.0}) + "\n"
-    storage.append(ledger_key(2, 0), line.encode())
+    with storage.open_appender(ledger_key(2, 0)) as opened:
+        opened.append(line.encode())
     assert read_history(storage).steps[-1].ids == (60, 61, 60, 61, 62, 63)
 
 
 def test_what_retention_removed_is_known_from_the_ledger(storage: LocalStorage) -> None:
     name = "000000000002-g000001-000000000002"
     prune = {"event": "prune", "generation": 2, "rank": 0, "keep": "last=1", "removed": [name]}
-    storage.append(ledger_key(2, 0), (json.dumps({**prune, "time": 1.0}) + "\n").encode())
+    with storage.open_appender(ledger_key(2, 0)) as opened:
+        opened.append((json.dumps({**prune, "time": 1.0}) + "\n").encode())
     assert {id.name for id in read_history(storage).pruned} == {name}

@@ -1,12 +1,13 @@
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
 
 from keepstep.errors import StorageFull, StorageUnavailable
 from keepstep.storage import log
-from keepstep.storage.base import Buffer
+from keepstep.storage.base import Appender, Buffer
 from keepstep.storage.log import AppendedLog, SegmentedLog, open_log, read_log
 from keepstep.testing.memory_storage import MemoryStorage
 
@@ -71,11 +72,16 @@ class Failing(MemoryStorage):
     """A store whose appends can fail."""
 
     is_full = False
+    times_opened = 0
 
-    def append(self, key: str, data: Buffer) -> None:
+    def open_appender(self, key: str) -> AbstractContextManager[Appender]:
+        self.times_opened += 1
+        return super().open_appender(key)
+
+    def _append(self, key: str, data: Buffer) -> None:
         if self.is_full:
             raise StorageFull("no space", key=key)
-        super().append(key, data)
+        super()._append(key, data)
 
 
 def test_what_a_full_disk_refused_is_written_once_there_is_space() -> None:
@@ -90,6 +96,21 @@ def test_what_a_full_disk_refused_is_written_once_there_is_space() -> None:
     storage.is_full = False
     opened.append(b"four\n")
     opened.close()
+    assert read_log(storage, KEY) == b"one\ntwo\nthree\nfour\n"
+
+
+def test_a_file_is_opened_once_and_anew_after_an_error() -> None:
+    storage = Failing()
+    opened = open_log(storage, KEY)
+    for line in (b"one\n", b"two\n"):
+        opened.append(line)
+    assert storage.times_opened == 1
+    storage.is_full = True
+    with pytest.raises(StorageFull):
+        opened.append(b"three\n")
+    storage.is_full = False
+    opened.append(b"four\n")
+    assert storage.times_opened == 2
     assert read_log(storage, KEY) == b"one\ntwo\nthree\nfour\n"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from keepstep.errors import InternalError
 
@@ -14,8 +14,7 @@ Buffer = bytes | bytearray | memoryview
 _SEGMENT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.\-]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """What a listing says about one object."""
 
     key: str
@@ -29,7 +28,7 @@ class Capabilities:
     exclusive_create: bool
     """``create`` has exactly one winner among racing writers."""
     append: bool
-    """``append`` works, so that a log survives the death of its writer line by line."""
+    """``open_appender`` works, so that a log survives the death of its writer line by line."""
     is_remote: bool = False
     """Reading costs more than sending what was read to another rank."""
     concurrency: int = 4
@@ -58,6 +57,17 @@ class ObjectWriter(Protocol):
     def abandon(self) -> None:
         """Let writes that are under way fail soon, if they could take long: the object is given
         up.
+        """
+        ...
+
+
+class Appender(Protocol):
+    """The end of a log that is being written."""
+
+    def append(self, data: Buffer) -> None:
+        """Add to the end. Whoever gets an error has added nothing, and may try again.
+
+        *Durability:* survives the death of this process, not a power loss.
         """
         ...
 
@@ -117,12 +127,8 @@ class Storage(Protocol):
         """
         ...
 
-    def append(self, key: str, data: Buffer) -> None:
-        """Add to the end of a log, creating it if need be. One writer per key.
-
-        Whoever gets an error has added nothing, and may try again.
-        *Durability:* survives the death of this process, not a power loss.
-        """
+    def open_appender(self, key: str) -> AbstractContextManager[Appender]:
+        """Write at the end of a log, which is created if need be. One writer per key."""
         ...
 
     def get(self, key: str) -> bytes:

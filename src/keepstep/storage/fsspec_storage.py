@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from keepstep.errors import (
     ObjectExists,
@@ -129,7 +129,7 @@ class FsspecStorage:
             discard(fs, file, path)
             raise
 
-    def append(self, key: str, data: Buffer) -> None:  # noqa: ARG002  # nothing to do with it
+    def open_appender(self, key: str) -> NoReturn:
         raise StorageDenied("objects of this store cannot be appended to", key=key)
 
     def get(self, key: str) -> bytes:

@@ -106,16 +106,16 @@ class LocalStorage:
         finally:
             file.close()
 
-    def append(self, key: str, data: Buffer) -> None:
+    @contextmanager
+    def open_appender(self, key: str) -> Iterator["_TranslatedAppender"]:
         path = self._path(key)
         with self._translated(key):
             self._make_durable_directory(path.parent)
-            # One write call on an O_APPEND descriptor: a killed writer tears at most its last line.
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                _append_all(descriptor, data)
-            finally:
-                os.close(descriptor)
+        try:
+            yield _TranslatedAppender(descriptor, key, path)
+        finally:
+            os.close(descriptor)
 
     def get(self, key: str) -> bytes:
         with self._translated(key):
@@ -238,6 +238,27 @@ class _TranslatedWriter:
         pass  # a disk takes a piece at once, or not at all
 
 
+class _TranslatedAppender:
+    """An open descriptor. On a network file system a line then needs no request of its own."""
+
+    def __init__(self, descriptor: int, key: str, path: Path) -> None:
+        self._descriptor = descriptor
+        self._key = key
+        self._path = path
+        self._size_bytes = os.fstat(descriptor).st_size
+
+    def append(self, data: Buffer) -> None:
+        with _translated(self._key, self._path):
+            try:
+                # One call as a rule: a writer that is killed tears at most its last line.
+                _write_all(self._descriptor, data)
+            except OSError:
+                with suppress(OSError):  # the error that matters is the first one
+                    os.ftruncate(self._descriptor, self._size_bytes)
+                raise
+        self._size_bytes += len(data)
+
+
 class _TranslatedReader:
     def __init__(self, file: FileReader, key: str, path: Path) -> None:
         self._file = file
@@ -312,17 +333,6 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _append_all(descriptor: int, data: Buffer) -> None:
-    """All, or, unless this process is killed meanwhile, nothing: the one writer is here."""
-    size_bytes = os.fstat(descriptor).st_size
-    try:
-        _write_all(descriptor, data)
-    except OSError:
-        with suppress(OSError):  # the error that matters is the first one
-            os.ftruncate(descriptor, size_bytes)
-        raise
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

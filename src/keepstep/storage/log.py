@@ -5,11 +5,11 @@ whenever somebody asks for a flush, the last segment is written anew with it.
 """
 
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from keepstep.errors import ObjectNotFound, StorageError, StorageFull, StorageUnavailable
 from keepstep.observability.ledger import Log
-from keepstep.storage.base import Buffer, Storage
+from keepstep.storage.base import Appender, Buffer, Storage
 
 FLUSH_SECONDS = 5.0
 """What the death of a process takes with it, at most, where objects never grow."""
@@ -49,6 +49,8 @@ class AppendedLog:
         self._key = key
         self._waiting = bytearray()
         self._lock = threading.Lock()
+        self._opened = ExitStack()
+        self._appender: Appender | None = None
 
     def append(self, data: Buffer) -> None:
         with self._lock:
@@ -61,12 +63,22 @@ class AppendedLog:
             self._write()
 
     def close(self) -> None:
-        self.flush()
+        with self._lock, self._opened:
+            self._write()
 
     def _write(self) -> None:
-        if self._waiting:
-            self._storage.append(self._key, bytes(self._waiting))
-            self._waiting.clear()
+        if not self._waiting:
+            return
+        try:
+            if self._appender is None:
+                opened = self._storage.open_appender(self._key)
+                self._appender = self._opened.enter_context(opened)
+            self._appender.append(bytes(self._waiting))
+        except StorageError:
+            self._appender = None  # what was opened may be of no use any more
+            self._opened.close()
+            raise
+        self._waiting.clear()
 
 
 class SegmentedLog:

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from botocore.exceptions import ClientError
 
@@ -107,7 +107,7 @@ class S3Storage:
             upload.abort()
             raise
 
-    def append(self, key: str, data: Buffer) -> None:  # noqa: ARG002  # the contract's
+    def open_appender(self, key: str) -> NoReturn:
         raise StorageDenied("objects of this store cannot be appended to", key=key)
 
     def get(self, key: str) -> bytes:

@@ -47,7 +47,8 @@ class StorageConformance:
         storage.put("put", data)
         storage.create("create", data)
         if storage.capabilities.append:
-            storage.append("append", data)
+            with storage.open_appender("append") as log:
+                log.append(data)
         with storage.open_writer("writer", 1) as writer:
             writer.write(0, data)
         assert {storage.get(info.key) for info in storage.list("")} == {b"x"}
@@ -142,8 +143,12 @@ class StorageConformance:
     def test_append_adds_to_the_end(self, storage: Storage) -> None:
         if not storage.capabilities.append:
             pytest.skip("this store cannot append")
-        for line in (b"one\n", b"two\n", b"three\n"):
-            storage.append("log", line)
+        with storage.open_appender("log") as log:
+            log.append(b"one\n")
+            log.append(b"two\n")
+            assert storage.get("log") == b"one\ntwo\n"
+        with storage.open_appender("log") as log:
+            log.append(b"three\n")
         assert storage.get("log") == b"one\ntwo\nthree\n"
 
     @pytest.mark.parametrize(

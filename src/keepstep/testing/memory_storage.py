@@ -1,7 +1,7 @@
 """A store that lives in memory."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from keepstep.errors import ObjectExists, ObjectNotFound
@@ -42,9 +42,9 @@ class MemoryStorage:
             raise
         self.put(key, writer.data)
 
-    def append(self, key: str, data: Buffer) -> None:
-        with self._lock:
-            self._objects[check_key(key)] = self._objects.get(key, b"") + bytes(data)
+    @contextmanager
+    def open_appender(self, key: str) -> Iterator["_MemoryAppender"]:
+        yield _MemoryAppender(lambda data: self._append(check_key(key), data))
 
     def get(self, key: str) -> bytes:
         with self._lock:
@@ -69,6 +69,10 @@ class MemoryStorage:
             for key in keys:
                 self._objects.pop(check_key(key), None)
 
+    def _append(self, key: str, data: Buffer) -> None:
+        with self._lock:
+            self._objects[key] = self._objects.get(key, b"") + bytes(data)
+
 
 class _MemoryWriter:
     def __init__(self, size_bytes: int) -> None:
@@ -79,6 +83,11 @@ class _MemoryWriter:
 
     def abandon(self) -> None:
         pass
+
+
+class _MemoryAppender:
+    def __init__(self, append: Callable[[Buffer], None]) -> None:
+        self.append = append
 
 
 class _MemoryReader:

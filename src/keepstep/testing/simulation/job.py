@@ -264,7 +264,8 @@ class Job:
         key = ledger_key(self.generation, 0)
         try:
             if storage.capabilities.append:
-                storage.append(key, line)
+                with storage.open_appender(key) as log:
+                    log.append(line)
             else:
                 storage.put(f"{key.removesuffix('.jsonl')}/000001.jsonl", self._ledger)
         except StorageError:

@@ -105,10 +105,9 @@ class SimulatedStorage:
                 self.media.set(key, None, is_durable=False)
             raise
 
-    def append(self, key: str, data: Buffer) -> None:
-        self.refuse(self.fate.pass_by("append", key), key)
-        grown = self.media.seen.get(key, b"") + bytes(data)
-        self.media.set(key, grown, is_durable=False, may_tear=True)
+    @contextmanager
+    def open_appender(self, key: str) -> Iterator["_Appender"]:
+        yield _Appender(self, key)
 
     def get(self, key: str) -> bytes:
         self.refuse(self.fate.pass_by("get", key), key)
@@ -215,6 +214,18 @@ class _Writer:
 
     def abandon(self) -> None:
         pass
+
+
+class _Appender:
+    def __init__(self, storage: SimulatedStorage, key: str) -> None:
+        self._storage = storage
+        self._key = key
+
+    def append(self, data: Buffer) -> None:
+        storage, key = self._storage, self._key
+        storage.refuse(storage.fate.pass_by("append", key), key)
+        grown = storage.media.seen.get(key, b"") + bytes(data)
+        storage.media.set(key, grown, is_durable=False, may_tear=True)
 
 
 class _Reader:
