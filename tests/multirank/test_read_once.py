@@ -186,3 +186,51 @@ def test_damage_on_the_way_is_not_taken_for_damage_of_the_checkpoint(
     run_ranks(1, save_large, str(tmp_path))
     problems = run_ranks(3, load_with_damage_on_the_way, str(tmp_path))
     assert problems == [{2: "CoordinationError"}] * 3
+
+
+def resume_once(rank: int, uri: str) -> tuple[int, int, list[str]]:
+    """The step resumed from, what was set aside, and the indexes that this rank has read."""
+    read: list[str] = []
+    real = LocalStorage.get
+
+    def get(self: LocalStorage, key: str) -> bytes:
+        if key.endswith(".index.json"):
+            read.append(key.rpartition("/")[2])
+        return real(self, key)
+
+    LocalStorage.get = get  # type: ignore[method-assign]
+    model = build("fsdp", seed=99)
+    with open_session(uri, read_once=True) as session:
+        session.track(model=model, optim=adamw(model))
+        restored = session.restore()
+    return restored.step, len(restored.skipped), read
+
+
+def test_every_index_is_read_by_one_rank(run_ranks: RunRanks, tmp_path: Path) -> None:
+    run_ranks(4, save, str(tmp_path), "fsdp")
+    resumed = run_ranks(2, resume_once, str(tmp_path))
+    assert [(step, skipped) for step, skipped, _ in resumed] == [(1, 0)] * 2
+    shares = [["__0.index.json", "__2.index.json"], ["__1.index.json", "__3.index.json"]]
+    assert [sorted(read) for _, _, read in resumed] == shares
+
+
+def save_twice(rank: int, uri: str) -> None:
+    model = build("fsdp")
+    optimizer = adamw(model)
+    with open_session(uri) as session:
+        session.track(model=model, optim=optimizer)
+        session.restore()
+        for _ in range(2):
+            step(model, optimizer)
+            session.tick()
+            session.save()
+
+
+def test_an_index_that_is_damaged_is_set_aside_by_all_ranks(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    run_ranks(2, save_twice, str(tmp_path))
+    (path,) = tmp_path.glob("steps/*2-g*/__1.index.json")
+    path.write_bytes(path.read_bytes().replace(b'"', b"'", 1))
+    resumed = run_ranks(2, resume_once, str(tmp_path))
+    assert [(step, skipped) for step, skipped, _ in resumed] == [(1, 1)] * 2

@@ -28,9 +28,10 @@ from keepstep.checkpoint.reads import Reads
 from keepstep.checkpoint.stretches import FilePieces, Stretch
 from keepstep.commit.blocks import FileBlocks
 from keepstep.commit.index import Frame, RankIndex
+from keepstep.commit.layout import index_filename
 from keepstep.commit.manifest import Manifest
 from keepstep.commit.verified import VerifiedFile, open_verified
-from keepstep.commit.verify import read_index
+from keepstep.commit.verify import parse_index, read_small
 from keepstep.storage.base import Storage
 
 _MOST_OPEN_FILES = 64
@@ -46,15 +47,19 @@ class Snapshot:
     @classmethod
     def open(cls, storage: Storage, manifest: Manifest) -> "Snapshot":
         """*Raises:* ``CorruptCheckpointError``, ``ObjectNotFound`` naming the damaged index."""
-        indexes: dict[int, RankIndex] = {}
+        return cls.parse(manifest, read_indexes(storage, manifest, range(manifest.world_size)))
 
-        def read(rank: int) -> None:
-            indexes[rank] = read_index(storage, manifest, rank)
+    @classmethod
+    def parse(cls, manifest: Manifest, indexes: Mapping[int, bytes]) -> "Snapshot":
+        """Of the indexes of all ranks, as :func:`read_indexes` gives them.
 
-        ranks = range(manifest.world_size)
+        *Raises:* ``CorruptCheckpointError`` naming the damaged index.
+        """
         with collector_paused():
-            for_each(ranks, read, num_threads=storage.capabilities.concurrency)
-        return cls(manifest, tuple(indexes[rank] for rank in ranks))
+            ranks = range(manifest.world_size)
+            return cls(
+                manifest, tuple(parse_index(manifest, rank, indexes[rank]) for rank in ranks)
+            )
 
     @cached_property
     def frames(self) -> list[Frame]:
@@ -80,6 +85,20 @@ class Snapshot:
                 places[MetadataIndex(frame.fqn, frame.offsets)] = frame
         paths = {frame.fqn: frame.path for frame in self.frames}
         return Metadata(entries, planner_data=paths, storage_data=places)
+
+
+def read_indexes(storage: Storage, manifest: Manifest, ranks: Sequence[int]) -> dict[int, bytes]:
+    """The indexes of these ranks, compared with the manifest, and not parsed yet.
+
+    *Raises:* ``CorruptCheckpointError``, ``ObjectNotFound`` naming the damaged index.
+    """
+    found: dict[int, bytes] = {}
+
+    def read(rank: int) -> None:
+        found[rank] = read_small(storage, manifest, index_filename(rank))
+
+    for_each(ranks, read, num_threads=storage.capabilities.concurrency)
+    return found
 
 
 class ShardReader(StorageReader):

@@ -117,9 +117,13 @@ def read_index(storage: Storage, manifest: Manifest, rank: int) -> RankIndex:
 
     *Raises:* ``CorruptCheckpointError``, ``ObjectNotFound``.
     """
-    file = index_filename(rank)
-    key = manifest.id.key(file)
-    index = RankIndex.from_bytes(read_small(storage, manifest, file), key)
+    return parse_index(manifest, rank, read_small(storage, manifest, index_filename(rank)))
+
+
+def parse_index(manifest: Manifest, rank: int, data: bytes) -> RankIndex:
+    """:func:`read_index`, of what was read already, and compared with its digest."""
+    key = manifest.id.key(index_filename(rank))
+    index = RankIndex.from_bytes(data, key)
     for blocks in index.files:
         record = manifest.record(blocks.file)
         if (record.size_bytes, record.digest) != (blocks.size_bytes, blocks.digest):

@@ -75,8 +75,8 @@ def open(
         init_from: Weights for a fresh start: a run or checkpoint of keepstep's, a directory of
             stock DCP's, a file of ``torch.save``, or safetensors. Ignored once the run has a
             checkpoint.
-        read_once: Whether what several ranks need at a resume, replicas, is read by one of them and
-            sent to the others; by default if the store is remote.
+        read_once: Whether what several ranks need at a resume, replicas and indexes, is read by one
+            of them and sent to the others; by default if the store is remote.
         seed: From which random generators are derived when the world size has changed.
         mathematics: Settings that alter what is computed, by dotted name; JSON values. They go into
             every manifest, and a resume with other ones is refused.

@@ -20,7 +20,7 @@ from keepstep.checkpoint.engine import (
 from keepstep.checkpoint.fit import Fit, fit_state
 from keepstep.checkpoint.mismatch import Difference
 from keepstep.checkpoint.planned import PlannedLoad
-from keepstep.checkpoint.reader import ShardReader, Snapshot
+from keepstep.checkpoint.reader import ShardReader, Snapshot, read_indexes
 from keepstep.checkpoint.selection import Selection
 from keepstep.checkpoint.sharing import read_together
 from keepstep.commit.catalog import Catalog
@@ -179,11 +179,10 @@ class Resumer:
 
     def _load(self, candidate: CheckpointId) -> Loaded | Skipped:
         """Load one checkpoint on all ranks, or say what is wrong with it on any rank."""
-        opened: list[tuple[Snapshot, Fit]] = []
-        damage = self._together(candidate, lambda: opened.append(self._open_and_compare(candidate)))
-        if damage is not None:
-            return Skipped(candidate, damage)
-        snapshot, fit = opened[0]
+        opened = self._open(candidate)
+        if isinstance(opened, str):
+            return Skipped(candidate, opened)
+        snapshot, fit = opened
         keeps_rng = self._keeps_rng(snapshot, fit)
         reader = ShardReader(self._storage, snapshot)
         planned: list[PlannedLoad] = []
@@ -209,8 +208,23 @@ class Resumer:
         is_same_world = snapshot.manifest.world_size == self._world.world_size
         return is_same_world and any(path[0] == RANKS for path in fit.contents)
 
-    def _open_and_compare(self, candidate: CheckpointId) -> tuple[Snapshot, Fit]:
-        """Everything that can be said before a tensor is touched."""
+    def _open(self, candidate: CheckpointId) -> tuple[Snapshot, Fit] | str:
+        """Everything that can be said before a tensor is touched; or what is damaged."""
+        found: list[tuple[Manifest, dict[int, bytes]]] = []
+        damage = self._together(candidate, lambda: found.append(self._read_records(candidate)))
+        if damage is not None:
+            return damage
+        manifest, indexes = found[0]
+        if self._read_once:
+            indexes = dict(chain.from_iterable(map(dict.items, self._control.gather(indexes))))
+        opened: list[tuple[Snapshot, Fit]] = []
+        damage = self._together(
+            candidate, lambda: opened.append(self._compare(Snapshot.parse(manifest, indexes)))
+        )
+        return damage if damage is not None else opened[0]
+
+    def _read_records(self, candidate: CheckpointId) -> tuple[Manifest, dict[int, bytes]]:
+        """The manifest, and the indexes: all, or this rank's share if each is read by one rank."""
         manifest = self._catalog.manifest(candidate)
         if manifest.run != self._run:
             key = candidate.key(MANIFEST)
@@ -218,12 +232,18 @@ class Resumer:
         self._check_mathematics(manifest)
         if self._world.is_coordinator:
             _raise_damage(check_metadata(self._storage, manifest))
-        snapshot = Snapshot.open(self._storage, manifest)
+        ranks = range(manifest.world_size)
+        mine = ranks[self._world.rank :: self._world.world_size] if self._read_once else ranks
+        return manifest, read_indexes(self._storage, manifest, mine)
+
+    def _compare(self, snapshot: Snapshot) -> tuple[Snapshot, Fit]:
+        """What fits of it."""
+        manifest = snapshot.manifest
         # A checkpoint of a job that made the same choice is as this one wants it already.
         is_adapted = manifest.adapted == self._selection.digest
         selection = Selection() if is_adapted else self._selection
         reader = ShardReader(self._storage, snapshot)
-        return snapshot, fit_state(reader, self._state, selection, where=str(candidate))
+        return snapshot, fit_state(reader, self._state, selection, where=str(manifest.id))
 
     def _check_mathematics(self, manifest: Manifest) -> None:
         if not manifest.mathematics or self._mathematics is None or self._accept_change:
