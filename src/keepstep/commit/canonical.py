@@ -11,30 +11,27 @@ FORMAT_VERSION = 1
 """Of everything below a run's URI. Readers refuse newer ones."""
 
 
-def canonical_bytes(value: Any, *, is_compact: bool = False) -> bytes:
-    """Sorted keys, ASCII, one trailing newline; NaN is refused. Compact, or indented for people."""
-    style: dict[str, Any] = {"separators": (",", ":")} if is_compact else {"indent": 1}
-    return (json.dumps(value, sort_keys=True, allow_nan=False, **style) + "\n").encode()
+_for_people = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
+_compact = json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":")).encode
 
 
-def seal(document: dict[str, Any], *, is_compact: bool = False) -> bytes:
-    """A document with its format version and its own digest."""
-    body = {**document, "format": FORMAT_VERSION}
-    data = canonical_bytes(body, is_compact=is_compact)
-    digest = sha256_digest(data)
-    if is_compact:
-        return canonical_bytes({**body, "digest": digest}, is_compact=True)
-    # Nothing is encoded twice: only keys of the document itself follow a line break and one space.
-    following = b'\n "%s":' % min(key for key in body if key > "digest").encode()
-    before, _, after = data.partition(following)
-    return before + b"\n" + _digest_line(digest, is_compact=False)[:-1] + following + after
+def compact_bytes(value: Any) -> bytes:
+    """Sorted keys, ASCII, no white space; NaN is refused."""
+    return _compact(value).encode()
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """A document for people, with its format version and its own digest.
+
+    Sorted keys, ASCII, one member a line, and if it is a list one item a line; NaN is refused.
+    """
+    parts = {key: _lines(value) for key, value in document.items()}
+    return _sealed(parts, is_compact=False)
 
 
 def seal_parts(parts: Mapping[str, bytes]) -> bytes:
-    """:func:`seal`, compact, of a document whose values are encoded already."""
-    body = {**parts, "format": b"%d" % FORMAT_VERSION}
-    digest = sha256_digest(_joined(body))
-    return _joined({**body, "digest": json.dumps(digest).encode()})
+    """The same without white space, of a document whose values are encoded already."""
+    return _sealed(parts, is_compact=True)
 
 
 def unseal(data: bytes, key: str) -> dict[str, Any]:
@@ -67,6 +64,21 @@ def _digest_line(digest: object, *, is_compact: bool) -> bytes:
     return (f'"digest":{text},' if is_compact else f' "digest": {text},\n').encode()
 
 
-def _joined(parts: Mapping[str, bytes]) -> bytes:
-    items = (json.dumps(key).encode() + b":" + parts[key] for key in sorted(parts))
-    return b"{" + b",".join(items) + b"}\n"
+def _lines(value: Any) -> bytes:
+    if not isinstance(value, list) or not value:
+        return _for_people(value).encode()
+    items = ",\n  ".join(map(_for_people, value))
+    return f"[\n  {items}\n ]".encode()
+
+
+def _sealed(parts: Mapping[str, bytes], *, is_compact: bool) -> bytes:
+    body = {**parts, "format": b"%d" % FORMAT_VERSION}
+    digest = sha256_digest(_joined(body, is_compact=is_compact))
+    return _joined({**body, "digest": b'"%s"' % digest.encode()}, is_compact=is_compact)
+
+
+def _joined(parts: Mapping[str, bytes], *, is_compact: bool) -> bytes:
+    members = sorted(parts.items())
+    if is_compact:
+        return b"{%s}\n" % b",".join(b'"%s":%s' % (key.encode(), part) for key, part in members)
+    return b"{\n%s\n}\n" % b",\n".join(b' "%s": %s' % (key.encode(), part) for key, part in members)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from keepstep.commit.blocks import FileBlocks
-from keepstep.commit.canonical import canonical_bytes, seal_parts, unseal
+from keepstep.commit.canonical import compact_bytes, seal_parts, unseal
 from keepstep.errors import CorruptCheckpointError, InternalError
 
 
@@ -115,16 +115,16 @@ def encode_index(rank: int, frames: Iterable[bytes], files: Iterable[FileBlocks]
     """
     return seal_parts(
         {
-            "files": _compact([blocks.to_json() for blocks in files]),
+            "files": compact_bytes([blocks.to_json() for blocks in files]),
             "frames": b"[" + b",".join(frames) + b"]",
-            "rank": _compact(rank),
+            "rank": compact_bytes(rank),
         }
     )
 
 
 def encode_frame(frame: Frame) -> bytes:
     """One frame in an index."""
-    return _compact(frame.to_json())
+    return compact_bytes(frame.to_json())
 
 
 def frame_template(frame: Frame) -> tuple[bytes, bytes]:
@@ -136,7 +136,3 @@ def frame_template(frame: Frame) -> tuple[bytes, bytes]:
 
 
 _PLACEHOLDER = "digest:goes:here"
-
-
-def _compact(value: Any) -> bytes:
-    return canonical_bytes(value, is_compact=True)[:-1]
