@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import keepstep.session  # here, not in every rank anew
+import keepstep.session.session  # here, not in every rank anew
 from keepstep.data import Loader, StreamLoader
 from keepstep.data.order import sample_ids
 from rank_processes import RunRanks

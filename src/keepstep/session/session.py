@@ -303,8 +303,9 @@ class Session:
             samples: Consumed by this step over all ranks.
             tokens: The same in tokens.
             metrics: Numbers or 0-d tensors; the coordinator's last known value of each goes into
-                the manifest. Of a ``DTensor`` that is the whole tensor's, which all ranks find
-                together: they must pass the same ones in the same order.
+                the manifest. To read a tensor on a GPU waits for the step: give one now and then.
+                Of a ``DTensor`` that is the whole tensor's, which all ranks find together: they
+                must pass the same ones in the same order.
 
         Returns:
             What to stop for, after a save, or ``None`` to go on.

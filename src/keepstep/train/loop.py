@@ -15,7 +15,8 @@ from torch import Tensor
 from keepstep import failpoints
 from keepstep.config import Config
 from keepstep.data.sampler import GlobalSampler, Slot
-from keepstep.session import Restored, Session
+from keepstep.session.results import Restored
+from keepstep.session.session import Session
 from keepstep.state.early_stopping import EarlyStopping
 from keepstep.train.evaluation import evaluate, global_mean
 from keepstep.train.numerics import pinned_kernels, plan_numerics

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keepstep.session import Session
+from keepstep.session.session import Session
 from keepstep.train.trainer import Update
 
 logger = logging.getLogger(__name__)

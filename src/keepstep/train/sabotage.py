@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 import keepstep
 from keepstep.commit.catalog import Catalog
-from keepstep.session import Session
+from keepstep.session.session import Session
 from keepstep.storage.opening import open_storage
 
 
