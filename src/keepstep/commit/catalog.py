@@ -138,14 +138,14 @@ class Catalog:
 
     def _attempts(self) -> tuple[set[CheckpointId], set[CheckpointId]]:
         """Those with a manifest, and all."""
-        manifests, attempts = set(), set()
+        names, with_manifest = set(), set()
         for info in self._storage.list(STEPS):
             name, _, file = info.key.removeprefix(STEPS).partition("/")
-            if (attempt := CheckpointId.parse(name)) is not None:
-                attempts.add(attempt)
-                if file == MANIFEST:
-                    manifests.add(attempt)
-        return manifests, attempts
+            names.add(name)
+            if file == MANIFEST:
+                with_manifest.add(name)
+        attempts = {id for name in names if (id := CheckpointId.parse(name)) is not None}
+        return {id for id in attempts if id.name in with_manifest}, attempts
 
     def _quarantine_reasons(self) -> dict[CheckpointId, str]:
         reasons = {}

@@ -1,5 +1,6 @@
 """Many histories: those with one crash, at every operation in turn; and those that seeds draw."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -105,6 +106,9 @@ def _explore_beside_others(first_seed: int, saves: int, number: int, processes: 
         # A thread that is given the baton is not to run before the giver has let go of everything.
         with suppress(OSError):  # where it is not allowed, it only takes longer
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    # A history is one cycle, dropped as a whole: to look for cycles rarely is enough.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     return _explore_share(first_seed, saves, number, processes)
 
 

@@ -119,8 +119,11 @@ class Oracle:
     def counting(self) -> list[CheckpointId]:
         """Every commit that counts, oldest first."""
         line = self.line()
-        last_steps = [(id, line.get(id.generation, -1)) for id in self.commits]
-        return sorted(id for id, last in last_steps if last is None or id.step <= last)
+        return sorted(id for id in self.commits if _is_on(line, id))
+
+    def is_on_line(self, checkpoint: CheckpointId) -> bool:
+        """Whether it counts, or would if it were committed."""
+        return _is_on(self.line(), checkpoint)
 
     def newest_good(self) -> CheckpointId | None:
         """What a start has to resume from.
@@ -207,11 +210,11 @@ class Oracle:
         if id in self.aborted:
             self.violate(f"outcome: {id} appears, and a rank was told that it is aborted")
         # One that was stopped before its create may find its objects pruned: it must not count.
-        if id in set(self.counting()) - self.damaged and (flaws := self._flaws(id)):
+        if self.is_on_line(id) and id not in self.damaged and (flaws := self._flaws(id)):
             self.violate(f"I1: {id} is committed, but {flaws[0]}")
 
     def _object_changed(self, id: CheckpointId, key: str) -> None:
-        if id in self.counting():
+        if self.is_on_line(id):
             self.violate(f"I1: {key} changes, and its manifest is there")
 
     def _flaws(self, id: CheckpointId) -> list[str]:
@@ -246,3 +249,8 @@ class Oracle:
         )
         if id in counting and not is_covered:
             self.violate(f"I7: {id} is removed, and nothing newer is good")
+
+
+def _is_on(line: dict[int, int | None], checkpoint: CheckpointId) -> bool:
+    last_step = line.get(checkpoint.generation, -1)
+    return last_step is None or checkpoint.step <= last_step

@@ -81,7 +81,4 @@ def _check_tidy(history: "History") -> None:
 
 def _may_stay(oracle: Oracle, id: CheckpointId | None) -> bool:
     """What counts or is kept for a reason; and what would count if it committed late."""
-    if id is None or id in oracle.damaged or id in oracle.pinned or id in oracle.counting():
-        return True
-    last_step = oracle.line().get(id.generation, -1)
-    return last_step is None or id.step <= last_step
+    return id is None or id in oracle.damaged or id in oracle.pinned or oracle.is_on_line(id)
