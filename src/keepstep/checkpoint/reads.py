@@ -38,13 +38,13 @@ class Reads:
         self._tensors: list[tuple[ReadItem, torch.Tensor]] = []
         self._values: list[tuple[ReadItem, bytearray]] = []
         pieces: dict[str, list[Piece]] = {}
-        for item in plan.items:
-            frame = places[item.storage_index]
-            if item.type is LoadItemType.BYTE_IO:
-                data = bytearray(frame.data_bytes)
-                self._values.append((item, data))
-            else:
-                self._tensors.append((item, planner.resolve_tensor(item).detach()))
+        with torch.no_grad():
+            for item in plan.items:
+                if item.type is LoadItemType.BYTE_IO:
+                    data = bytearray(places[item.storage_index].data_bytes)
+                    self._values.append((item, data))
+                else:
+                    self._tensors.append((item, planner.resolve_tensor(item).detach()))
         # One device copy engine serves all: pinned if any destination is on one.
         is_pinned = any(target.is_cuda for _, target in self._tensors)
         self.buffers = Buffers(PIECE_BYTES, is_pinned=is_pinned)

@@ -42,8 +42,9 @@ def load(path: str | Path, **objects: Any) -> None:
     state = AppState(rank=0, seed=0)
     state.track(objects)
     reader = open_checkpoint(str(path)) or _stock_reader(str(path))
-    fit = fit_state(reader, state, where=str(path), is_partial=True)
-    load_state(reader, state, fit, with_rng=False)
+    with state.steady():
+        fit = fit_state(reader, state, where=str(path), is_partial=True)
+        load_state(reader, state, fit, with_rng=False)
 
 
 def _stock_reader(path: str) -> StockReader:
@@ -60,8 +61,9 @@ def load_snapshot(
     *Ranks:* local. *Raises:* as :func:`load`.
     """
     reader = ShardReader(storage, Snapshot.open(storage, manifest))
-    fit = fit_state(reader, state, selection, where=str(manifest.id))
-    load_state(reader, state, fit, with_rng=False)
+    with state.steady():
+        fit = fit_state(reader, state, selection, where=str(manifest.id))
+        load_state(reader, state, fit, with_rng=False)
 
 
 def load_weights(source: str, state: AppState, selection: Selection) -> tuple[Difference, ...]:
@@ -73,6 +75,7 @@ def load_weights(source: str, state: AppState, selection: Selection) -> tuple[Di
     modules = state.module_names()
     chosen = replace(selection, only=selection.only or tuple(modules))
     reader = open_source(source, modules)
-    fit = fit_state(reader, state, chosen, where=source, is_partial=True)
-    load_state(reader, state, fit, with_rng=False)
+    with state.steady():
+        fit = fit_state(reader, state, chosen, where=source, is_partial=True)
+        load_state(reader, state, fit, with_rng=False)
     return fit.left

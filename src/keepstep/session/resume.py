@@ -5,6 +5,7 @@ never load different checkpoints.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -76,6 +77,8 @@ class Resumable(Loadable, Protocol):
     """What is resumed; ``state.AppState`` is one."""
 
     def common_dict(self) -> dict[str, Any]: ...
+
+    def steady(self) -> AbstractContextManager[None]: ...
 
     def load_rng(self, loaded: Mapping[str, Any]) -> None: ...
 
@@ -179,16 +182,17 @@ class Resumer:
 
     def _load(self, candidate: CheckpointId) -> Loaded | Skipped:
         """Load one checkpoint on all ranks, or say what is wrong with it on any rank."""
-        opened = self._open(candidate)
-        if isinstance(opened, str):
-            return Skipped(candidate, opened)
-        snapshot, fit = opened
-        keeps_rng = self._keeps_rng(snapshot, fit)
-        reader = ShardReader(self._storage, snapshot)
         planned: list[PlannedLoad] = []
-        self._control.succeed(
-            lambda: planned.append(plan_load(reader, self._state, fit, with_rng=keeps_rng))
-        )
+        with self._state.steady():
+            opened = self._open(candidate)
+            if isinstance(opened, str):
+                return Skipped(candidate, opened)
+            snapshot, fit = opened
+            keeps_rng = self._keeps_rng(snapshot, fit)
+            reader = ShardReader(self._storage, snapshot)
+            self._control.succeed(
+                lambda: planned.append(plan_load(reader, self._state, fit, with_rng=keeps_rng))
+            )
         damage = self._read(candidate, planned[0], reader) or self._verify_rest(snapshot, reader)
         if damage is not None:
             return Skipped(candidate, damage)

@@ -1,7 +1,8 @@
 """The tracked objects as one nested state dict."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,6 +59,7 @@ class AppState:
         self._modules: dict[str, torch.nn.Module] = {}
         self._optimizers: dict[str, Optimizer] = {}
         self._others: dict[str, Stateful] = {}
+        self._looked_up: tuple[dict[str, NamedModule], dict[str, NamedOptimizer]] | None = None
 
     def track(self, objects: Mapping[str, Any]) -> None:
         """Add objects. *Raises:* ``ConfigError`` naming one that cannot be tracked."""
@@ -78,6 +80,16 @@ class AppState:
                     f"cannot track {name!r}: a {type(tracked).__name__} has no state_dict() and "
                     "load_state_dict()"
                 )
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within, names are looked up once: no parameter is replaced, and nothing trained."""
+        modules = self._named_modules()
+        self._looked_up = (modules, self._named_optimizers(modules))
+        try:
+            yield
+        finally:
+            self._looked_up = None
 
     def save_dict(self) -> dict[str, Any]:
         """Everything, nested by object. Tensors are the live ones.
@@ -280,11 +292,15 @@ class AppState:
         return {name: optimizer.options() for name, optimizer in self._named_optimizers().items()}
 
     def _named_modules(self) -> dict[str, NamedModule]:
+        if self._looked_up is not None:
+            return self._looked_up[0]
         return {name: NamedModule(name, module) for name, module in self._modules.items()}
 
     def _named_optimizers(
         self, modules: Mapping[str, NamedModule] | None = None
     ) -> dict[str, NamedOptimizer]:
+        if self._looked_up is not None:
+            return self._looked_up[1]
         by_module = {
             name: module.parameter_names()
             for name, module in (modules or self._named_modules()).items()

@@ -7,6 +7,7 @@ divided among ranks and read back as tensors are, and stock DCP reads it too.
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,6 +68,10 @@ class FolderToLoad:
         self.directory = directory
         self._is_writer = is_writer
         self._names: list[str] = []
+
+    def steady(self) -> AbstractContextManager[None]:
+        """There are no names to look up."""
+        return nullcontext()
 
     def expected(self) -> dict[ContentPath, TensorSpec | None]:
         """Nothing in particular."""

@@ -1,5 +1,6 @@
 """A module's tensors under the names they have without wrappers: torch.compile, DDP, and so on."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,6 +34,10 @@ class NamedModule:
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters, buffers and extra state by name. Tensors share memory with the live ones."""
+        return dict(self._entries)
+
+    @cached_property
+    def _entries(self) -> dict[str, Any]:
         return {
             self._clean(key): as_one_value(f"{self._name}.{key}", value)
             if is_extra_state(key)
