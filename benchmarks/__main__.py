@@ -29,7 +29,7 @@ _SPARE_BYTES = 1 << 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 if everything ran, 1 if a launch broke down, 2 for wrong usage."""
+    """Exit code 0 if everything ran, 1 if a launch or keepstep broke down, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
     if options.compare:
         _show(Results.from_json(json.loads(options.compare.read_text())))
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("CUDA section skipped: torch finds no CUDA device\n")
     _show(results)
     print(f"\nwritten to {output.name}")
-    return 1 if any(not problem.peer for problem in results.problems) else 0
+    return 1 if results.failures or any(not problem.peer for problem in results.problems) else 0
 
 
 def _write(results: Results, output: Path) -> None:

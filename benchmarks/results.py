@@ -62,7 +62,8 @@ class Results:
         rows = [row for rank in launch.rows for row in rank]
         samples = _samples(scenario, launch.rows)
         for (peer, work), by_repetition in samples.items():
-            metrics = _soaked(by_repetition) if work == "soak" else _spreads(by_repetition)
+            is_soak = work == "soak"
+            metrics = _soaked(by_repetition, scenario) if is_soak else _spreads(by_repetition)
             if metrics:
                 self.entries.append(Entry(scenario, peer, work, metrics))
         reasons = dict.fromkeys((row["peer"], row["problem"]) for row in rows if "problem" in row)
@@ -83,6 +84,21 @@ class Results:
     def median(self, scenario: Scenario, peer: str, work: str, metric: str) -> float | None:
         entry = self.entry(scenario, peer, work)
         return entry.median(metric) if entry else None
+
+    def most(self, scenario: Scenario, peer: str, work: str, metric: str) -> float | None:
+        """The median, or the repetition before the counted ones, where buffers are made."""
+        entry = self.entry(scenario, peer, work)
+        spread = entry.metrics.get(metric) if entry else None
+        return max(spread.first or 0, spread.median) if spread else None
+
+    @property
+    def failures(self) -> list[Problem]:
+        """Of keepstep: what ran, and went wrong."""
+        return [
+            problem
+            for problem in self.problems
+            if problem.peer.startswith("keepstep") and not problem.reason.startswith("skipped")
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Scenario by scenario, with what was measured in it and why something was not."""
@@ -190,13 +206,14 @@ def _spreads(by_repetition: Mapping[int, Sample]) -> dict[str, Spread]:
     }
 
 
-def _soaked(by_save: Mapping[int, Sample]) -> dict[str, Spread]:
-    """Over the marks; ``first`` is at the first mark, and growth from there to the last."""
+def _soaked(by_save: Mapping[int, Sample], scenario: Scenario) -> dict[str, Spread]:
+    """Over the marks; ``first`` is at the first mark, and growth from there to the last save."""
     marks = sorted(by_save)
     first, last = by_save[marks[0]], by_save[marks[-1]]
     metrics = {name: _spread([by_save[mark][name] for mark in marks], first[name]) for name in last}
-    for name in ("resident_bytes", "file_descriptors", "threads", "shared_memory_bytes"):
-        metrics[f"{name}_growth"] = _spread([last[name] - first[name]], None)
+    if marks[-1] == scenario.saves:
+        for name in ("resident_bytes", "file_descriptors", "threads", "shared_memory_bytes"):
+            metrics[f"{name}_growth"] = _spread([last[name] - first[name]], None)
     metrics["saves"] = _spread([marks[-1]], None)
     return metrics
 

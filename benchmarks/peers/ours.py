@@ -35,6 +35,8 @@ class Keepstep(Peer):
         saved = self._tracking().save()
         checkpoint = saved.committed()
         self.notes |= {f"{phase}_seconds": taken for phase, taken in saved.seconds.items()}
+        if self.mode == "sync":  # nothing is copied: until the first byte may be written
+            self.notes["plan_seconds"] += self.notes["stage_seconds"]
         return self._run / checkpoint.prefix
 
     def load(self, saved: Path) -> None:
@@ -45,14 +47,14 @@ class Keepstep(Peer):
         self._open.close()
 
     def summary(self) -> dict[str, float]:
-        """How often it allocated host memory, up to its first save and up to its last."""
+        """How often it allocated host memory from its second save on."""
         if self._session is None:
             return {}
         ledger = ledger_key(self._session.generation, self.context.ranks.rank)
         lines = (self._run / ledger).read_text().splitlines()
         counts = [json.loads(line).get("allocations") for line in lines]
         of_saves = [count for count in counts if count is not None]
-        return {"first_allocations": of_saves[0], "last_allocations": of_saves[-1]}
+        return {"grown_allocations": of_saves[-1] - of_saves[0]}
 
     def _run_uri(self) -> str:
         return str(self._run)

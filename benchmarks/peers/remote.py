@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,15 +84,17 @@ class RemoteLimit(Peer):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        count = max(1, context.state.local_bytes // _PART_BYTES)
-        self._parts = range(count)
+        share = context.state.local_bytes
+        if context.is_replicated:
+            share //= context.ranks.count
+        self._parts = range(max(1, share // _PART_BYTES))
         self._part = os.urandom(_PART_BYTES)  # a server may compress what is all the same
         self._client: Any = botocore.session.get_session().create_client(
             "s3", config=Config(s3={"payload_signing_enabled": False}, max_pool_connections=16)
         )
 
     def save(self, directory: Path) -> Path:
-        key = self._key(directory)
+        key = self._key(directory, self.context.ranks.rank)
         upload = self._client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
 
         def put(number: int) -> dict[str, Any]:
@@ -108,21 +111,21 @@ class RemoteLimit(Peer):
         return directory
 
     def load(self, saved: Path) -> None:
-        key = self._key(saved)
+        mine = [self.context.ranks.rank]
+        for rank in range(self.context.ranks.count) if self.context.is_replicated else mine:
+            self._of_all(partial(self._get, self._key(saved, rank)))
 
-        def get(number: int) -> int:
-            start = number * _PART_BYTES
-            asked = f"bytes={start}-{start + _PART_BYTES - 1}"
-            return len(self._client.get_object(Bucket=BUCKET, Key=key, Range=asked)["Body"].read())
-
-        self._of_all(get)
+    def _get(self, key: str, number: int) -> int:
+        start = number * _PART_BYTES
+        asked = f"bytes={start}-{start + _PART_BYTES - 1}"
+        return len(self._client.get_object(Bucket=BUCKET, Key=key, Range=asked)["Body"].read())
 
     def _of_all(self, work: Callable[[int], Any]) -> list[Any]:
         with ThreadPoolExecutor(self.threads) as pool:
             return list(pool.map(work, self._parts))
 
-    def _key(self, directory: Path) -> str:
-        return f"{_name(directory)}/rank-{self.context.ranks.rank}.bin"
+    def _key(self, directory: Path, rank: int) -> str:
+        return f"{_name(directory)}/rank-{rank}.bin"
 
 
 def _uri(directory: Path) -> str:
