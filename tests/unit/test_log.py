@@ -1,13 +1,17 @@
+import errno
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from keepstep.errors import StorageFull, StorageUnavailable
+from keepstep.errors import StorageError, StorageFull, StorageUnavailable
 from keepstep.storage import log
 from keepstep.storage.base import Appender, Buffer
+from keepstep.storage.local import LocalStorage
 from keepstep.storage.log import AppendedLog, SegmentedLog, open_log, read_log
 from keepstep.testing.memory_storage import MemoryStorage
 
@@ -112,6 +116,43 @@ def test_a_file_is_opened_once_and_anew_after_an_error() -> None:
     opened.append(b"four\n")
     assert storage.times_opened == 2
     assert read_log(storage, KEY) == b"one\ntwo\nthree\nfour\n"
+
+
+def test_a_line_that_comes_after_the_end_is_written_all_the_same() -> None:
+    storage = Failing()
+    opened = open_log(storage, KEY)
+    opened.append(b"one\n")
+    opened.close()
+    opened.append(b"late\n")
+    assert storage.times_opened == 2
+    assert read_log(storage, KEY) == b"one\nlate\n"
+
+
+def test_a_disk_that_refuses_at_the_end_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_log(LocalStorage(tmp_path), KEY)
+    opened.append(b"one\n")
+    real = os.close
+
+    def close(descriptor: int) -> None:
+        real(descriptor)
+        raise OSError(errno.EDQUOT, "over quota")
+
+    monkeypatch.setattr("keepstep.storage.local.os.close", close)
+    with pytest.raises(StorageError, match="quota"):
+        opened.close()
+
+
+def test_what_was_flushed_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_log(LocalStorage(tmp_path), KEY)
+    synced: list[int] = []
+    monkeypatch.setattr("keepstep.storage.local.sync_file", synced.append)
+    opened.append(b"one\n")
+    assert not synced
+    opened.flush()
+    assert len(synced) == 1
+    opened.close()
 
 
 def test_the_end_of_a_disk_that_stays_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

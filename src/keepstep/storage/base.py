@@ -71,6 +71,10 @@ class Appender(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """*Durability:* everything added survives power loss, and the loss of this node."""
+        ...
+
 
 class ObjectReader(Protocol):
     """An object that is being read in pieces, in any order. Thread-safe."""

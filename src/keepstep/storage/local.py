@@ -113,9 +113,12 @@ class LocalStorage:
             self._make_durable_directory(path.parent)
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            yield _TranslatedAppender(descriptor, key, path)
+            with self._translated(key):
+                appender = _TranslatedAppender(descriptor, key, path)
+            yield appender
         finally:
-            os.close(descriptor)
+            with self._translated(key):  # a network file system may refuse only now
+                os.close(descriptor)
 
     def get(self, key: str) -> bytes:
         with self._translated(key):
@@ -257,6 +260,10 @@ class _TranslatedAppender:
                     os.ftruncate(self._descriptor, self._size_bytes)
                 raise
         self._size_bytes += len(data)
+
+    def flush(self) -> None:
+        with _translated(self._key, self._path):
+            sync_file(self._descriptor)
 
 
 class _TranslatedReader:

@@ -61,10 +61,15 @@ class AppendedLog:
     def flush(self) -> None:
         with self._lock:
             self._write()
+            if self._appender is not None:
+                self._appender.flush()
 
     def close(self) -> None:
-        with self._lock, self._opened:
-            self._write()
+        with self._lock:
+            try:
+                self._write()
+            finally:
+                self._let_go()  # a line that comes late opens the file anew
 
     def _write(self) -> None:
         if not self._waiting:
@@ -75,10 +80,14 @@ class AppendedLog:
                 self._appender = self._opened.enter_context(opened)
             self._appender.append(bytes(self._waiting))
         except StorageError:
-            self._appender = None  # what was opened may be of no use any more
-            self._opened.close()
+            with suppress(StorageError):  # what was opened may be of no use any more
+                self._let_go()
             raise
         self._waiting.clear()
+
+    def _let_go(self) -> None:
+        self._appender = None
+        self._opened.close()
 
 
 class SegmentedLog:

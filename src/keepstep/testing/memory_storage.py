@@ -89,6 +89,9 @@ class _MemoryAppender:
     def __init__(self, append: Callable[[Buffer], None]) -> None:
         self.append = append
 
+    def flush(self) -> None:
+        pass
+
 
 class _MemoryReader:
     def __init__(self, data: bytes) -> None:

@@ -227,6 +227,9 @@ class _Appender:
         grown = storage.media.seen.get(key, b"") + bytes(data)
         storage.media.set(key, grown, is_durable=False, may_tear=True)
 
+    def flush(self) -> None:
+        self._storage.make_durable(self._key)
+
 
 class _Reader:
     def __init__(self, storage: SimulatedStorage, key: str, data: bytes) -> None:
