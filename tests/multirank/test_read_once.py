@@ -13,7 +13,7 @@ from keepstep.checkpoint.reader import ShardReader, Snapshot
 from keepstep.checkpoint.sharing import read_together
 from keepstep.commit.catalog import Catalog
 from keepstep.elastic.control_group import ControlGroup
-from keepstep.errors import CorruptCheckpointError, StorageUnavailable
+from keepstep.errors import CoordinationError, CorruptCheckpointError, StorageUnavailable
 from keepstep.state.app_state import AppState
 from keepstep.storage.local import LocalStorage
 from keepstep.storage.local_reading import FileReader
@@ -234,3 +234,44 @@ def test_an_index_that_is_damaged_is_set_aside_by_all_ranks(
     path.write_bytes(path.read_bytes().replace(b'"', b"'", 1))
     resumed = run_ranks(2, resume_once, str(tmp_path))
     assert [(step, skipped) for step, skipped, _ in resumed] == [(1, 1)] * 2
+
+
+def resume_with_damage_on_the_way(rank: int, uri: str) -> str:
+    """Rank 0 gets another index than the one that rank 1 has read."""
+    if rank == 0:
+        real = ControlGroup.gather
+
+        def spoil(self: ControlGroup, value: Any) -> list[Any]:
+            values = real(self, value)
+            if (
+                isinstance(value, dict)
+                and value
+                and all(isinstance(v, bytes) for v in value.values())
+            ):
+                values[1] = {at: data.replace(b"1", b"2", 1) for at, data in values[1].items()}
+            return values
+
+        ControlGroup.gather = spoil  # type: ignore[method-assign]
+    model = build("fsdp", seed=99)
+    with open_session(uri, read_once=True) as session:
+        session.track(model=model, optim=adamw(model))
+        try:
+            session.restore()
+        except CoordinationError as error:
+            return str(error)
+    return "restored"
+
+
+def test_an_index_that_is_damaged_on_the_way_is_not_set_aside(
+    run_ranks: RunRanks, tmp_path: Path
+) -> None:
+    run_ranks(2, save, str(tmp_path), "fsdp")
+    told = run_ranks(2, resume_with_damage_on_the_way, str(tmp_path))
+    assert all("the index of rank 1 was damaged between two ranks" in text for text in told)
+    assert not list(tmp_path.glob("quarantine/*"))
+
+
+def test_more_ranks_than_indexes_read_them_all(run_ranks: RunRanks, tmp_path: Path) -> None:
+    run_ranks(1, save, str(tmp_path), "fsdp")
+    resumed = run_ranks(2, resume_once, str(tmp_path))
+    assert [read for _, _, read in resumed] == [["__0.index.json"]] * 2

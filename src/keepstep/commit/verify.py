@@ -138,11 +138,17 @@ def read_small(storage: Storage, manifest: Manifest, file: str) -> bytes:
 
     *Raises:* ``CorruptCheckpointError``, ``ObjectNotFound``.
     """
-    key, record = manifest.id.key(file), manifest.record(file)
+    key = manifest.id.key(file)
     data = storage.get(key)
-    if len(data) != record.size_bytes or sha256_digest(data) != record.digest:
+    if not is_vouched_for(manifest, file, data):
         raise CorruptCheckpointError(f"{key} does not match the digest in the manifest", key=key)
     return data
+
+
+def is_vouched_for(manifest: Manifest, file: str, data: bytes) -> bool:
+    """Whether these are the bytes of an object, by the manifest."""
+    record = manifest.record(file)
+    return len(data) == record.size_bytes and sha256_digest(data) == record.digest
 
 
 def check_blocks(

@@ -25,16 +25,23 @@ from keepstep.checkpoint.reader import ShardReader, Snapshot, read_indexes
 from keepstep.checkpoint.selection import Selection
 from keepstep.checkpoint.sharing import read_together
 from keepstep.commit.catalog import Catalog
-from keepstep.commit.layout import MANIFEST, CheckpointId
+from keepstep.commit.layout import MANIFEST, CheckpointId, index_filename
 from keepstep.commit.lineage import claim_generation
 from keepstep.commit.manifest import Manifest
 from keepstep.commit.ranges import merged
 from keepstep.commit.verified import unread
-from keepstep.commit.verify import Damage, check_blocks, check_metadata, is_damaged
+from keepstep.commit.verify import (
+    Damage,
+    check_blocks,
+    check_metadata,
+    is_damaged,
+    is_vouched_for,
+)
 from keepstep.config import explain_change
 from keepstep.elastic.control_group import ControlGroup, raise_first
 from keepstep.errors import (
     ConfigError,
+    CoordinationError,
     CorruptCheckpointError,
     KeepstepError,
     ObjectNotFound,
@@ -219,8 +226,9 @@ class Resumer:
         if damage is not None:
             return damage
         manifest, indexes = found[0]
-        if self._read_once:
+        if self._shares_indexes(manifest):
             indexes = dict(chain.from_iterable(map(dict.items, self._control.gather(indexes))))
+            self._control.succeed(lambda: _check_received(manifest, indexes))
         opened: list[tuple[Snapshot, Fit]] = []
         damage = self._together(
             candidate, lambda: opened.append(self._compare(Snapshot.parse(manifest, indexes)))
@@ -237,8 +245,15 @@ class Resumer:
         if self._world.is_coordinator:
             _raise_damage(check_metadata(self._storage, manifest))
         ranks = range(manifest.world_size)
-        mine = ranks[self._world.rank :: self._world.world_size] if self._read_once else ranks
-        return manifest, read_indexes(self._storage, manifest, mine)
+        mine = ranks[self._world.rank :: self._world.world_size]
+        shared = self._shares_indexes(manifest)
+        return manifest, read_indexes(self._storage, manifest, mine if shared else ranks)
+
+    def _shares_indexes(self, manifest: Manifest) -> bool:
+        """Whether each index is read by one rank. A gather takes what is largest times the ranks:
+        with more of these than of indexes that would be more than all of them.
+        """
+        return self._read_once and manifest.world_size >= self._world.world_size
 
     def _compare(self, snapshot: Snapshot) -> tuple[Snapshot, Fit]:
         """What fits of it."""
@@ -336,6 +351,13 @@ class Resumer:
 def is_common(name: str) -> bool:
     """Whether a state entry, by name, belongs to all ranks together."""
     return not name.startswith(f"{RANKS}.")
+
+
+def _check_received(manifest: Manifest, indexes: Mapping[int, bytes]) -> None:
+    """*Raises:* ``CoordinationError`` if an index is not what a rank has read and found good."""
+    for rank, data in indexes.items():
+        if not is_vouched_for(manifest, index_filename(rank), data):
+            raise CoordinationError(f"the index of rank {rank} was damaged between two ranks")
 
 
 def _raise_damage(damages: Iterable[Damage]) -> None:
