@@ -477,3 +477,24 @@ class TestValues:
     def test_frozen_sets_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="part"):
             save(tmp_path, part=Part({"seen": frozenset("ab")}))
+
+
+def save_and_resume_with_another_default_device(rank: int, uri: str) -> None:
+    """As after ``torch.set_default_device("cuda")``; what is built without a device is meta here."""
+    model = build("ddp")
+    optimizer = adamw(model)
+    step(model, optimizer)
+    expected = full_state(model=model, optim=optimizer)
+    other = build("ddp", seed=99)
+    other_optimizer = adamw(other)
+    torch.set_default_device("meta")
+    try:
+        save(Path(uri), model=model, optim=optimizer)
+        restore(Path(uri), model=other, optim=other_optimizer)
+    finally:
+        torch.set_default_device(None)
+    assert_equal(expected, full_state(model=other, optim=other_optimizer))
+
+
+def test_the_default_device_does_not_matter(run_ranks: RunRanks, tmp_path: Path) -> None:
+    run_ranks(2, save_and_resume_with_another_default_device, str(tmp_path))

@@ -85,7 +85,7 @@ def _layout(dtype: torch.dtype, shape: tuple[int, ...], phase: int) -> FrameLayo
 def _pickled_tensor(dtype: torch.dtype, shape: tuple[int, ...], data_bytes: int) -> bytes:
     """What ``torch.save`` pickles for a contiguous CPU tensor that owns its storage."""
     # torch itself says how a tensor of this dtype is rebuilt; only size and stride are put in.
-    rebuild, arguments = torch.empty(0, dtype=dtype).__reduce_ex__(2)
+    rebuild, arguments = torch.empty(0, dtype=dtype, device="cpu").__reduce_ex__(2)
     storage, _, _, _, *rest = arguments
     strides = torch.empty(shape, dtype=dtype, device="meta").stride()
     buffer = io.BytesIO()

@@ -62,7 +62,7 @@ class HostBuffer:
             if result != 0:
                 logger.warning("host memory could not be unpinned: CUDA error %d", result)
         self.view = memoryview(b"")
-        self.tensor = torch.empty(0, dtype=torch.uint8)
+        self.tensor = torch.empty(0, dtype=torch.uint8, device="cpu")
         del self._pages
 
     def _register(self) -> bool:
@@ -161,7 +161,7 @@ def host_pieces(tensor: torch.Tensor) -> Iterator[tuple[int, memoryview]]:
         yield 0, tensor_memory(tensor)
         return
     size_bytes = tensor.numel() * tensor.dtype.itemsize
-    bounce = torch.empty(min(size_bytes, _BOUNCE_BYTES), dtype=torch.uint8)
+    bounce = torch.empty(min(size_bytes, _BOUNCE_BYTES), dtype=torch.uint8, device="cpu")
     for start in range(0, size_bytes, _BOUNCE_BYTES):
         piece = bounce[: size_bytes - start]
         with torch.no_grad():

@@ -139,7 +139,8 @@ class Buffers:
 
     def _new(self, size_bytes: int) -> memoryview:
         if self._is_pinned:
-            return tensor_memory(torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True))
+            pinned = torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=True)
+            return tensor_memory(pinned)
         return memoryview(fresh_pages(size_bytes))
 
 

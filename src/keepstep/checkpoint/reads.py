@@ -45,9 +45,11 @@ class Reads:
                     self._values.append((item, data))
                 else:
                     self._tensors.append((item, planner.resolve_tensor(item).detach()))
+        devices = {target.device for _, target in self._tensors if target.is_cuda}
+        for device in devices:  # what was queued for a destination comes before what is read
+            torch.cuda.current_stream(device).synchronize()
         # One device copy engine serves all: pinned if any destination is on one.
-        is_pinned = any(target.is_cuda for _, target in self._tensors)
-        self.buffers = Buffers(PIECE_BYTES, is_pinned=is_pinned)
+        self.buffers = Buffers(PIECE_BYTES, is_pinned=bool(devices))
         for item, data in self._values:
             frame = places[item.storage_index]
             pieces.setdefault(frame.file, []).append(

@@ -150,7 +150,7 @@ class ControlGroup:
     def _reduce(self, values: Sequence[int]) -> list[int]:
         if self._group is None:
             return list(values)
-        tensor = torch.tensor(values, dtype=torch.int64)
+        tensor = torch.tensor(values, dtype=torch.int64, device="cpu")
         self._call(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group))
         return [int(value) for value in tensor.tolist()]
 

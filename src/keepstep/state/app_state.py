@@ -133,7 +133,7 @@ class AppState:
             is_value = spec is None and path[0] in self._optimizers
             is_own = with_rng and path[:2] == own
             if is_option or is_value or is_own or path[0] in self._others:
-                destinations[path] = None if spec is None else torch.empty(spec[0], dtype=spec[1])
+                destinations[path] = spec and torch.empty(spec[0], dtype=spec[1], device="cpu")
         for name, optimizer in self._named_optimizers().items():
             if name in names:
                 template[name] = {"state": {}}

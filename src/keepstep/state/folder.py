@@ -166,7 +166,7 @@ def _mapped(path: Path, *, writable: bool = False) -> torch.Tensor:
     """Shape (bytes,), uint8."""
     size = path.stat().st_size
     if size == 0:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     return torch.from_file(str(path), shared=writable, size=size, dtype=torch.uint8)
 
 
