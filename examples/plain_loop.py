@@ -40,3 +40,5 @@ with keepstep.open(uri, every="50steps") as session:
 print(f"rank {session.world.rank} ends at step {session.step}")
 if dist.is_initialized():
     dist.destroy_process_group()
+if session.stopped:  # preempted, say: the code tells the launcher that the job is not complete
+    sys.exit(session.stopped.exit_code)

@@ -34,6 +34,15 @@ def test_the_plain_loop_resumes_alone_and_on_two_ranks(tmp_path: Path) -> None:
     assert told.count("ends at step 80") == 2
 
 
+def test_the_loop_for_gpus_resumes_on_two_ranks(tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    uri = str(tmp_path / "run")
+    assert run(*torchrun, "examples/fsdp_gpus.py", uri, "20").count("starts at step 0") == 2
+    told = run(*torchrun, "examples/fsdp_gpus.py", uri, "25")
+    assert told.count("starts at step 20") == 2
+    assert told.count("ends at step 25") == 2
+
+
 def test_the_folder_loop_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     scratch, uri = str(tmp_path / "scratch"), str(tmp_path / "run")
     command = [sys.executable, "examples/folder_loop.py", uri, scratch, "1000000"]

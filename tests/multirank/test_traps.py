@@ -480,7 +480,7 @@ class TestValues:
 
 
 def save_and_resume_with_another_default_device(rank: int, uri: str) -> None:
-    """As after ``torch.set_default_device("cuda")``; what is built without a device is meta here."""
+    """As after ``torch.set_default_device("cuda")``, with another device that is no host."""
     model = build("ddp")
     optimizer = adamw(model)
     step(model, optimizer)

@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keepstep.config import resolve
 from keepstep.errors import ConfigError
 from keepstep.k8s.checkup import check_manifests
 from keepstep.k8s.manifest import Manifest, at
@@ -147,6 +149,14 @@ def test_the_component_for_gpus_fits_an_overlay(tmp_path: Path) -> None:
     found = {one.verb: one.container["image"] for one in cluster.workloads}
     others = dict.fromkeys(["store", "verify", "prune"], "r/k:cpu-2")
     assert found == {"run": "r/k:cuda-2", **others}
+    (recipe,) = (one for one in manifests if one.title.startswith("ConfigMap/keepstep-recipe"))
+    batch = tomllib.loads(recipe.body["data"]["recipe.toml"])["batch"]
+    assert batch["global_size"] // batch["microbatch"] >= 4 * 8, "a slot for each rank at the most"
+
+
+def test_the_recipe_for_gpus_is_one() -> None:
+    resolved = resolve(files=[K8S / "gpu" / "recipe.toml"], environ={}, arguments=[])
+    assert resolved.config.parallel.strategy == "fsdp"
 
 
 def test_the_image_of_cpu_nodes_does_not_come_to_nodes_with_gpus(tmp_path: Path) -> None:

@@ -99,16 +99,20 @@ def tell(
 def working_directory(dir: Path | None) -> Iterator[Path]:
     """The one that was asked for; or a temporary one, which goes if nothing is kept in it."""
     directory = dir or Path(tempfile.mkdtemp(prefix="keepstep-drill-"))
-    yield directory
-    if dir is None and not any(directory.iterdir()):
-        directory.rmdir()
+    try:
+        yield directory
+    finally:
+        if dir is None and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Take what a scheduler sends as an interruption, so that no job outlives this command."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Take what a scheduler or a lost terminal sends as an interruption: no job outlives this."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    previous = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

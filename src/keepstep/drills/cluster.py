@@ -173,11 +173,12 @@ class Cluster:
 
     def await_true(self, condition: Callable[[], object], what: str) -> None:
         """*Raises:* ``BarrierTimeout`` if it does not come true while agents still run."""
-        give_up = time.monotonic() + TIMEOUT_SECONDS
+        seconds = max(TIMEOUT_SECONDS, self._stage.timeout_seconds)
+        give_up = time.monotonic() + seconds
         while not condition():
             is_over = all(agent.poll() is not None for agent in self.nodes.agents.values())
             if (is_over and not condition()) or time.monotonic() > give_up:
-                how = "all agents ended" if is_over else f"{TIMEOUT_SECONDS:.0f} s passed"
+                how = "all agents ended" if is_over else f"{seconds:.0f} s passed"
                 raise BarrierTimeout(f"{how}, but not: {what}; see {self.directory}")
             time.sleep(_POLL_SECONDS)
 

@@ -164,12 +164,12 @@ def _trainer(settings: Mapping[str, object]) -> list[str]:
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
-    """Without settings of the caller's, which would make it another drill."""
+    """Without settings and devices of the caller's, which would make it another drill."""
     return {
         name: value
         for name, value in environ.items()
         if not name.startswith(("KEEPSTEP_", "TORCHELASTIC_"))
-    } | {"OMP_NUM_THREADS": "1"}
+    } | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _local_rank(pid: int) -> int:

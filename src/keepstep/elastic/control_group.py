@@ -23,9 +23,12 @@ _FEW = 2
 
 
 def raise_first(problems: Mapping[int, KeepstepError]) -> None:
-    """Raise the error of the lowest rank, if there is any. The same on every rank."""
+    """Raise the error of the lowest rank, if there is any, and say whose it is. *Ranks:* all."""
     for rank in sorted(problems):
-        raise problems[rank]
+        error = problems[rank]
+        if error.rank is None:
+            error.rank = rank
+        raise error
 
 
 class ControlGroup:

@@ -72,11 +72,11 @@ def _too_late(scale: Scale) -> Drill:
     return drill(
         "notice-too-late",
         "D6",
-        f"All nodes are told to go after step {step}, with 2 s to do so, of a job whose save of "
-        f"step {slow} took 4 s. They save nothing, end with 86 and say what is lost.",
+        f"All nodes are told to go after step {step}, with 5 s to do so, of a job whose save of "
+        f"step {slow} took 8 s. They save nothing, end with 86 and say what is lost.",
         Assemble(
-            failpoints=f"write.middle=sleep:4@step:{slow};{hold(step)};{_paced(step)}",
-            settings=(("preemption.grace_seconds", 2),),
+            failpoints=f"write.middle=sleep:8@step:{slow};{hold(step)};{_paced(step)}",
+            settings=(("preemption.grace_seconds", 5),),
             worlds=(2, 2),
         ),
         Reach("step.after", step),

@@ -11,6 +11,7 @@ from pathlib import Path
 from keepstep.drills.inject import copy_objects
 from keepstep.drills.stage import Stage
 from keepstep.drills.storage_acts import Distort, Distortion, Happen, Mishap, Mount, Serve
+from keepstep.errors import StorageError
 from keepstep.storage.opening import open_storage
 from keepstep.storage.retrying import RetryPolicy
 from keepstep.testing.block_device import FILE_SYSTEMS, CuttableDisk
@@ -112,7 +113,17 @@ def _keep_at(stage: Stage, uri: str) -> None:
     usual, there = stage.storage, open_storage(uri, policy=_PATIENCE)
     stage.storage = there
     stage.settings = {**stage.settings, "uri": uri}
-    stage.exits.callback(copy_objects, there, usual)
+
+    def copy(
+        kind: type[BaseException] | None, _error: BaseException | None, _trace: object
+    ) -> None:
+        if kind is None:
+            copy_objects(there, usual)
+        elif issubclass(kind, Exception):
+            with suppress(StorageError):  # why the drill failed matters more
+                copy_objects(there, usual)
+
+    stage.exits.push(copy)
 
 
 def _fill(path: Path) -> None:

@@ -65,6 +65,7 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         self._round = 0
         self._store: Store | None = None
         self._reason: str | None = None
+        self._needed_since = 0.0
         self._short_until = 0.0
         """When too few nodes were seen last, in Unix seconds."""
         self._is_left = False
@@ -92,7 +93,8 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         """
         self._store = None  # the workers that used it are gone
         logger.info("%s waits for round %d or later", address_of(self._node), self._round + 1)
-        give_up = time.monotonic() + self._settings.join_timeout
+        self._needed_since = time.monotonic()
+        give_up = self._needed_since + self._settings.join_timeout
         began = time.time()
         while True:
             roster = self._await_round(give_up)
@@ -240,7 +242,8 @@ class KeepstepRendezvousHandler(RendezvousHandler):
             sight = self._keeper.wait(1.0)
 
     def _check_store(self, sight: Sight) -> None:
-        away = time.monotonic() - sight.lost_since
+        # However long it was away while nobody needed it.
+        away = time.monotonic() - max(sight.lost_since, self._needed_since)
         if not sight.is_connected and away > self._settings.store_timeout:
             raise RendezvousConnectionError(
                 f"no rendezvous store at {self._endpoint} for {away:.0f} s ({sight.trouble}): "

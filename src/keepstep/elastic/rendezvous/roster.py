@@ -53,8 +53,9 @@ class Roster:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every node of the round has reached its meeting point."""
-        return self.round > 0 and set(self.ready) >= set(self.formed)
+        """Whether every node of the round has reached its meeting point, and is still there."""
+        present = set(self.ready) & set(self.members)
+        return self.round > 0 and present >= set(self.formed)
 
     def with_joining(self, node: str) -> "Roster":
         if node in self.joining:
