@@ -238,6 +238,7 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
     ("endings", "2 processes left", lambda e: with_result(e, orphans=2)),
     ("endings", "workers with", lambda e: with_result(e, ending=Ending.FENCED, code=1)),
     ("interrupted", "never interrupted", lambda e: with_history(e, starts=e.history.starts[:1])),
+    ("interrupted", "2 ranks were to be killed, and 0", lambda e: replace(e, planned_kills=2)),
     (
         "nothing_lost",
         "step 6 (generation 1",

@@ -9,6 +9,7 @@ from keepstep.drills.inject import Damage
 from keepstep.drills.record import Record
 from keepstep.drills.remains import Remains
 from keepstep.drills.results import Injection, Result
+from keepstep.drills.scenario import Leg
 
 _NOTHING = Remains(events=(), claims=(), checkpoints=())
 
@@ -31,6 +32,8 @@ class Evidence:
     events: tuple[Mapping[str, Any], ...] = ()
     """Of the ledgers of all ranks and generations, for what the history does not tell."""
     samples_per_epoch: int | None = None
+    planned_kills: int = 0
+    """Ranks that were to be killed at crash sites."""
 
 
 def evidence_of(record: Record) -> Evidence:
@@ -46,4 +49,7 @@ def evidence_of(record: Record) -> Evidence:
         notes=record.notes,
         events=(record.remains or _NOTHING).events,
         samples_per_epoch=record.drill.samples_per_epoch,
+        planned_kills=sum(
+            act.failpoints.count("=kill@") for act in record.drill.acts if isinstance(act, Leg)
+        ),
     )

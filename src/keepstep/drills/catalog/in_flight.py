@@ -23,7 +23,7 @@ def _kill_in_flight(scale: Scale, mode: str, strategy: str) -> Drill:
         description=f"The save of step {step} hangs in the background of training; after step "
         f"{later} rank 1 dies. The save before it is what the job goes on from.",
         strategy=strategy,
-        acts=(Leg(2, f"{slow};step.after=kill@rank:1@step:{later}", max_restarts=3),),
+        acts=(Leg(2, f"{slow};step.after=kill@rank:1@step:{later}", max_restarts=1),),
         judges=SAME_WORLD,
         settings=(("checkpoint.mode", mode),),
     )

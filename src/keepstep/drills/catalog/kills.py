@@ -20,17 +20,17 @@ def kills(scale: Scale) -> tuple[Drill, ...]:
 def _kill(scale: Scale, site: str, strategy: str) -> Drill:
     rank, step = victim(site), scale.kill_step
     rule = f"{site}=kill@rank:{rank}@step:{step}"
-    moment = f"at {site} of step {step}"
+    moment, deaths = f"at {site} of step {step}", 1
     if site.startswith("load."):  # a load follows only upon another death
         rule = f"write.middle=kill@rank:{rank}@step:{step};{site}=kill@rank:{rank}@restart:1"
-        moment = f"in mid-save, and at {site} of the restart"
+        moment, deaths = f"in mid-save, and at {site} of the restart", 2
     return Drill(
         name=f"kill-{site}-{strategy}",
         family=_family(site),
         description=f"Rank {rank} dies {moment}; torchrun restarts the job, which ends as if "
         "nothing had happened.",
         strategy=strategy,
-        acts=(Leg(2, rule, max_restarts=3),),
+        acts=(Leg(2, rule, max_restarts=deaths),),
         judges=SAME_WORLD,
     )
 

@@ -26,6 +26,9 @@ def interrupted(evidence: Evidence) -> str:
     starts = evidence.history.starts
     if len(starts) < 2:
         raise Objection("the job was never interrupted: its failpoint was not hit")
+    killed = sum(injection.kind == "kill" for injection in evidence.injections)
+    if killed < evidence.planned_kills:
+        raise Objection(f"{evidence.planned_kills} ranks were to be killed, and {killed} were")
     return f"{len(starts)} generations"
 
 
