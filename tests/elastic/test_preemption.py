@@ -194,3 +194,30 @@ def test_a_job_that_was_preempted_goes_on_from_there(tmp_path: Path) -> None:
         assert running.end() == 0
         assert f"resumed from {newest}" in running.log
         assert "0 steps, 0 samples" in running.log
+
+
+SCRIPT = """
+import os, signal, sys, time
+import torch
+import keepstep
+
+model = torch.nn.Linear(2, 1)
+with keepstep.open(sys.argv[1], every="1000steps") as session:
+    session.track(model=model)
+    session.restore()
+    while session.step < 10_000:
+        if session.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.001)
+        if session.tick():
+            break
+"""
+
+
+def test_a_script_that_just_ends_after_a_preemption_is_not_complete(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "keepstep.launch.worker", str(script), str(tmp_path / "run")]
+    assert subprocess.run(command, check=False, timeout=60).returncode == ExitCode.PREEMPTED
+    (newest, *_) = Catalog(LocalStorage(tmp_path / "run")).candidates()
+    assert newest.step < 10_000

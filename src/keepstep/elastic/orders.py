@@ -1,7 +1,8 @@
-"""What the launcher asks of, and tells, the session that this process is about to open."""
+"""What the launcher asks of, and tells, the session that this process opens; and hears of it."""
 
 _steps_over = False
 _cause: str | None = None
+_exit_code = 0
 
 
 def order_step_over() -> None:
@@ -26,3 +27,14 @@ def tell_cause(cause: str) -> None:
 def cause_of_start() -> str | None:
     """Why this process was started again; ``None`` for a first start, or if nobody told."""
     return _cause
+
+
+def tell_exit_code(code: int) -> None:
+    """With what this process is to end if its script says nothing else: it was told to go."""
+    global _exit_code  # noqa: PLW0603  # one process, one end
+    _exit_code = code
+
+
+def told_exit_code() -> int:
+    """What a session has told last; else 0."""
+    return _exit_code

@@ -2,7 +2,8 @@
 
 ``keepstep run`` starts ``python -m keepstep.launch.worker [-m] SCRIPT ...`` in place of the script.
 The script runs as ``__main__`` all the same; what it raises decides the exit code, and is left in
-torchelastic's error file for the agent.
+torchelastic's error file for the agent. If it ends by itself, a session of it that was told to go
+decides.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from keepstep.elastic import watchdog
-from keepstep.elastic.orders import order_step_over, tell_cause
+from keepstep.elastic.orders import order_step_over, tell_cause, told_exit_code
 from keepstep.elastic.watchdog import Watchdog
 from keepstep.errors import ExitCode, exit_code_of
 from keepstep.launch.env import tell_agent_of_commit
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str]) -> None:
         error.__traceback__ = _of_script(error.__traceback__)
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(exit_code_of(error))
+    # A script that just ends after a preemption must not pass for one that is through.
+    sys.exit(told_exit_code())
 
 
 def begin_worker(environ: Mapping[str, str]) -> Watchdog:

@@ -28,7 +28,7 @@ from keepstep.commit.skips import Skip, pass_over
 from keepstep.commit.starting import Start, announce_start, end_start
 from keepstep.elastic.control_group import ControlGroup
 from keepstep.elastic.notices import Notice
-from keepstep.elastic.orders import take_step_over
+from keepstep.elastic.orders import take_step_over, tell_exit_code
 from keepstep.elastic.preemption import Preemption
 from keepstep.elastic.watchdog import FIRST_STEP, INIT, LOAD, SAVE, Watchdog
 from keepstep.errors import (
@@ -349,6 +349,7 @@ class Session:
         )
         if self._stop.is_committed:
             self._preemption.committed()
+        tell_exit_code(self._stop.exit_code)
         self._report_stop(self._stop, agreed, active)
         return self._stop
 
@@ -515,6 +516,8 @@ class Session:
                 self._generation.ledger.record(END, step=self.step)
         finally:
             self.close()
+            if self.stopped is not None:
+                tell_exit_code(self.stopped.exit_code)
 
     def _resume(
         self,
