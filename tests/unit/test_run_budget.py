@@ -116,3 +116,25 @@ def test_the_last_restart_of_all_steps_over_too() -> None:
         budget.note_progress(0, -1)
         budget.charge(died_of_start=True)
     assert budget.take_step_over()
+
+
+def test_what_ended_by_another_node_counts_there() -> None:
+    budget = Budget(tries=2)
+    for _ in range(7):
+        budget.note_progress(0, -1)
+        budget.charge(is_of_others=True)
+    assert not budget.is_spent
+    budget.note_progress(0, -1)
+    budget.charge(is_of_others=True)
+    assert budget.is_spent, "nobody is at fault for ever"
+    budget.note_progress(1, 5)
+    assert budget.own == budget.of_others == 0
+
+
+def test_own_failures_count_among_those_of_others() -> None:
+    budget = Budget(tries=2)
+    for is_of_others in (False, True, True, False):
+        assert not budget.is_spent
+        budget.note_progress(0, -1)
+        budget.charge(is_of_others=is_of_others)
+    assert budget.is_spent

@@ -11,6 +11,9 @@ _FIRST_PAUSE_SECONDS = 0.5
 _DEADLY_STARTS = 2
 """So many in a row, and the checkpoint is suspected."""
 
+_SHARE_OF_OTHERS = 4
+"""So many times the tries may end in vain because a rank of another node was gone."""
+
 PREEMPTED = frozenset({ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED})
 
 
@@ -52,6 +55,8 @@ class Budget:
     restarts: int | None = None
     in_vain: int = 0
     """Incarnations in a row that have committed nothing."""
+    of_others: int = 0
+    """Of those, such as ended because another node's rank was gone: they count on that node."""
     spent: int = 0
     """Restarts that were counted."""
     newest_step: int = -1
@@ -69,31 +74,42 @@ class Budget:
         """
         self._was_worth_it = commits > 0
         if commits or committed_step > self.newest_step:
-            self.in_vain = 0
+            self.in_vain = self.of_others = 0
         self.newest_step = max(self.newest_step, committed_step)
 
-    def charge(self, *, died_of_start: bool = False) -> None:
-        """That incarnation has ended by a failure; ``died_of_start``: before its first step."""
+    def charge(self, *, died_of_start: bool = False, is_of_others: bool = False) -> None:
+        """That incarnation has ended by a failure.
+
+        Args:
+            died_of_start: Before its first step.
+            is_of_others: Because a rank of another node was gone.
+        """
         self.spent += 1
         self.deadly_starts = self.deadly_starts + 1 if died_of_start else 0
         if not self._was_worth_it:
             self.in_vain += 1
+            self.of_others += is_of_others
 
     def take_step_over(self) -> bool:
         """Whether the try that begins is to step over the newest checkpoint; said once.
 
         It is, if it is the last one and those before it, several in a row, died of their start.
         """
-        is_last = self.in_vain == self.tries - 1 or self.spent == self.restarts
+        is_last = self.own == self.tries - 1 or self.spent == self.restarts
         if not is_last or self.deadly_starts < _DEADLY_STARTS:
             return False
         self.deadly_starts = 0
         return True
 
     @property
+    def own(self) -> int:
+        """Incarnations in a row that have committed nothing, and may have ended by this node."""
+        return self.in_vain - self.of_others
+
+    @property
     def is_spent(self) -> bool:
-        """Whether that many tries were in vain."""
-        return self.in_vain >= self.tries
+        """Whether that many tries were in vain, or many more by no fault of this node's."""
+        return self.own >= self.tries or self.of_others >= _SHARE_OF_OTHERS * self.tries
 
     @property
     def is_out_of_restarts(self) -> bool:

@@ -235,7 +235,10 @@ class Supervisor(LocalElasticAgent):
         )
         budget = self._job.budget
         if demand is Demand.RESTART:
-            budget.charge(died_of_start=died_of_start(ends, first))
+            budget.charge(
+                died_of_start=died_of_start(ends, first),
+                is_of_others=first.has_lost_peer and group.group_world_size != 1,
+            )
         exit_code, decision = self._decision(demand, first)
         failure = self._failure(group, ends, first, decision, exit_code)
         self._report(failure, demand)
@@ -267,7 +270,9 @@ class Supervisor(LocalElasticAgent):
                 f"{described(ExitCode.NO_PROGRESS)}; the last one because rank {first.rank} "
                 f"{first.what}"
             )
-        return code, f"restarting; {budget.in_vain} of {budget.tries} tries without a new commit"
+        if first.has_lost_peer and budget.of_others:
+            return code, "restarting; it may be the fault of another node"
+        return code, f"restarting; {budget.own} of {budget.tries} tries without a new commit"
 
     def _failure(
         self, group: WorkerGroup, ends: list[RankEnd], first: RankEnd, decision: str, exit_code: int
