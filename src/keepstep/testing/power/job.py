@@ -149,6 +149,7 @@ class BytesJob:
         self._witness.committed(attempt)
         self._witness.recording(attempt.name)
         self._ledgers[rank].record("save", checkpoint=attempt.name)
+        self._ledgers[rank].close()  # nothing may hold on to the disk; the next line opens it anew
 
 
 @dataclass
