@@ -60,8 +60,8 @@ def unseal(data: bytes, key: str) -> dict[str, Any]:
 
 def _digest_line(digest: object, *, is_compact: bool) -> bytes:
     """What :func:`seal` adds to the document without its digest."""
-    text = json.dumps(digest)
-    return (f'"digest":{text},' if is_compact else f' "digest": {text},\n').encode()
+    member = _member("digest", json.dumps(digest).encode(), is_compact=is_compact)
+    return member + _between(is_compact=is_compact)
 
 
 def _lines(value: Any) -> bytes:
@@ -78,7 +78,14 @@ def _sealed(parts: Mapping[str, bytes], *, is_compact: bool) -> bytes:
 
 
 def _joined(parts: Mapping[str, bytes], *, is_compact: bool) -> bytes:
-    members = sorted(parts.items())
-    if is_compact:
-        return b"{%s}\n" % b",".join(b'"%s":%s' % (key.encode(), part) for key, part in members)
-    return b"{\n%s\n}\n" % b",\n".join(b' "%s": %s' % (key.encode(), part) for key, part in members)
+    members = (_member(key, parts[key], is_compact=is_compact) for key in sorted(parts))
+    joined = _between(is_compact=is_compact).join(members)
+    return b"{%s}\n" % joined if is_compact else b"{\n%s\n}\n" % joined
+
+
+def _member(key: str, value: bytes, *, is_compact: bool) -> bytes:
+    return (b'"%s":%s' if is_compact else b' "%s": %s') % (key.encode(), value)
+
+
+def _between(*, is_compact: bool) -> bytes:
+    return b"," if is_compact else b",\n"
