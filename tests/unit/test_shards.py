@@ -84,7 +84,7 @@ def image(contents: Any, piece_bytes: int) -> bytes:
     pieces = []
     for start in range(0, size_bytes, piece_bytes):
         with contents.piece(start, min(start + piece_bytes, size_bytes)) as piece:
-            pieces.append(b"".join(bytes(portion) for _, portion in piece.portions))
+            pieces.append(b"".join(bytes(portion.data) for portion in piece.portions))
             assert bytes(piece.data) == pieces[-1]
     return b"".join(pieces)
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from keepstep.checkpoint.host_memory import CopyStreams, HostBuffer, copy_bytes
-from keepstep.checkpoint.shards import ShardLayout, Values
+from keepstep.checkpoint.shards import Part, ShardLayout, Values
 
 PIECE_BYTES = 8 << 20
 """Written by one call."""
@@ -16,8 +16,15 @@ PIECE_BYTES = 8 << 20
 _PORTION_BYTES = 512 << 10
 """Gathered and hashed before the next: small enough to be in a core's own cache meanwhile."""
 
-Portion = tuple[int, memoryview]
-"""Where it begins in the file, and its bytes."""
+
+class Portion(NamedTuple):
+    """Consecutive bytes of a shard file."""
+
+    start: int
+    """Bytes from the start of the file."""
+    data: memoryview
+    parts: list[Part]
+    """What of it is tensors' data."""
 
 
 class Contents(Protocol):
@@ -113,33 +120,35 @@ class LiveContents:
         with self._streams.device(self._ready), self._slabs.one(is_pinned=is_pinned) as slab:
             view = slab.view[: stop - start]
             if is_pinned:  # a device is waited for once per piece
-                self._gather(slab, start, start, stop)
-                yield Piece(view, portions_of(view, start))
+                whole = Portion(start, view, self.layout.parts(start, stop))
+                with self._streams.after(self._ready):
+                    self._gather(slab, start, whole)
+                yield Piece(view, portions_of(self.layout, view, start))
             else:
                 yield Piece(view, self._gathered(slab, view, start))
 
     def _gathered(self, slab: HostBuffer, view: memoryview, start: int) -> Iterator[Portion]:
-        for low, portion in portions_of(view, start):
-            self._gather(slab, start, low, low + len(portion))
-            yield low, portion
+        for portion in portions_of(self.layout, view, start):
+            self._gather(slab, start, portion)
+            yield portion
 
-    def _gather(self, slab: HostBuffer, base: int, start: int, stop: int) -> None:
-        """Put the bytes between two places in the file into a slab that begins at ``base``."""
-        view = slab.view[start - base : stop - base]
+    @torch.no_grad()
+    def _gather(self, slab: HostBuffer, base: int, portion: Portion) -> None:
+        """Put the bytes of a portion where they belong in a slab that begins at ``base``."""
+        start, view, parts = portion
+        stop = start + len(view)
         self.layout.write_frames(view, start, stop)
-        with self._streams.after(self._ready):
-            for part in self.layout.parts(start, stop):
-                source = self._sources[part.number]
-                copy_bytes(source, part.start, slab, part.offset - base, part.size_bytes)
+        for number, within, offset, size_bytes in parts:
+            copy_bytes(self._sources[number], within, slab, offset - base, size_bytes)
         put_values(self.values, self.layout.size_bytes, view, start, stop)
 
 
-def portions_of(data: memoryview, start: int) -> Iterator[Portion]:
+def portions_of(layout: ShardLayout, data: memoryview, start: int) -> Iterator[Portion]:
     """Cut the bytes from ``start`` on into portions, at multiples of their size in the file."""
     low, stop = start, start + len(data)
     while low < stop:
         high = min(stop, (low // _PORTION_BYTES + 1) * _PORTION_BYTES)
-        yield low, data[low - start : high - start]
+        yield Portion(low, data[low - start : high - start], layout.parts(low, high))
         low = high
 
 

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem
@@ -38,23 +39,17 @@ class Slot:
     frame: FrameLayout
     offset: int
     """Of the frame, from the start of the file."""
+    data_offset: int
+    """Of the chunk's data, from the start of the file."""
+    data_end: int
     place: ChunkPlace
-
-    @property
-    def data_offset(self) -> int:
-        return self.offset + len(self.frame.prefix)
-
-    @property
-    def data_end(self) -> int:
-        return self.data_offset + self.frame.data_bytes
 
     @property
     def tensor(self) -> TensorWriteData:
         return described(self.item)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Some bytes of one chunk's data."""
 
     number: int
@@ -76,15 +71,17 @@ class ShardLayout:
         """Of all frames together; values begin here."""
         self._data_ends = [slot.data_end for slot in self.slots]
 
-    def parts(self, start: int, stop: int) -> Iterator[Part]:
+    def parts(self, start: int, stop: int) -> list[Part]:
         """The data between two places in the file, chunk by chunk."""
+        found = []
         for number in range(bisect_right(self._data_ends, start), len(self.slots)):
             slot = self.slots[number]
             low, high = max(start, slot.data_offset), min(stop, slot.data_end)
             if low < high:
-                yield Part(number, low - slot.data_offset, low, high - low)
+                found.append(Part(number, low - slot.data_offset, low, high - low))
             if slot.data_end >= stop:
-                return
+                break
+        return found
 
     def write_frames(self, image: memoryview, start: int, stop: int) -> None:
         """Put everything but the data that is between two places into ``image``.
@@ -236,4 +233,5 @@ def _slot(item: WriteItem, frame: FrameLayout, offset: int) -> Slot:
     place = ChunkPlace.of(
         item.index.fqn, tensor.properties.dtype, chunk.sizes, chunk.offsets, tensor.size
     )
-    return Slot(item, frame, offset, place)
+    begin = offset + len(frame.prefix)
+    return Slot(item, frame, offset, begin, begin + frame.data_bytes, place)

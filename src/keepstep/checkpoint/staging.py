@@ -155,7 +155,7 @@ class StagedContents:
     @contextmanager
     def piece(self, start: int, stop: int) -> Iterator[Piece]:
         data = self._buffer.view[start:stop]
-        yield Piece(data, portions_of(data, start))
+        yield Piece(data, portions_of(self.layout, data, start))
 
 
 def _rounds(parts: Iterable[_Part]) -> Iterator[list[list[_Part]]]:

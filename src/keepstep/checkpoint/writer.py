@@ -281,17 +281,16 @@ anything else. The other threads are with the disk meanwhile."""
 
 
 def _write_piece(contents: Contents, writer: ObjectWriter, start: int, stop: int) -> _Written:
-    layout = contents.layout
+    slots = contents.layout.slots
     checksums: list[RunChecksums] = []
     digests: list[tuple[int, int]] = []
     with contents.piece(start, stop) as piece:
         with _one_at_a_time:
-            for low, portion in piece.portions:
+            for low, portion, parts in piece.portions:
                 checksums.append(run_checksums(low, portion))
-                for part in layout.parts(low, low + len(portion)):
-                    data = portion[part.offset - low : part.offset - low + part.size_bytes]
-                    digest = layout.slots[part.number].place.digest(part.start, data)
-                    digests.append((part.number, digest))
+                for number, within, offset, size_bytes in parts:
+                    data = portion[offset - low : offset - low + size_bytes]
+                    digests.append((number, slots[number].place.digest(within, data)))
         if len(piece.data) != stop - start:
             raise InternalError(f"bytes {start} to {stop} of the shard are gone")
         writer.write(start, piece.data)
