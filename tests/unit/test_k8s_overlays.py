@@ -99,7 +99,8 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     kustomization = tmp_path / "overlay" / "kustomization.yaml"
     kustomization.parent.mkdir()
     shutil.copytree(K8S, tmp_path / "k8s")
-    values = """{uri: "s3://b/r", min_nodes: "3", max_nodes: "9", spare_nodes: "3", processes: "8",
+    shutil.copy(K8S / "gpu" / "recipe.toml", tmp_path / "k8s" / "base")  # slots for 64 ranks
+    values = """{uri: "s3://b/r", min_nodes: "3", max_nodes: "8", spare_nodes: "3", processes: "8",
         stop_seconds: "41", grace_seconds: "51", shm: 2Gi, store_port: "2001",
         metrics_port: "2002", deadline_seconds: "86400", monitoring_namespace: watch,
         keep: last=7}"""
@@ -116,7 +117,7 @@ def test_a_value_that_an_overlay_changes_comes_to_all_places(tmp_path: Path) -> 
     manifests = read_manifests(str(kustomization.parent))
     assert [str(finding) for finding in check_manifests(manifests)] == []
     trainer = trainer_of(manifests)
-    assert trainer.nodes == (3, 9)
+    assert trainer.nodes == (3, 8)
     assert trainer.option("--rdzv-endpoint") == "keepstep-store:2001"
     assert trainer.option("--nproc-per-node") == "8"
     assert trainer.option("--shutdown-timeout") == "41"

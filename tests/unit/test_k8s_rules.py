@@ -31,6 +31,7 @@ def pristine() -> Objects:
     objects["ConfigMap/keepstep-recipe"] = {
         "kind": "ConfigMap",
         "metadata": {"name": "keepstep-recipe"},
+        "data": {"recipe.toml": (BASE / "recipe.toml").read_text()},
     }
     return objects
 
@@ -113,6 +114,14 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         r"CronJob/keepstep-prune: .*restartPolicy: is OnFailure",
     ),
     "not indexed": (lambda o: job(o).pop("completionMode"), r"completionMode: is NonIndexed"),
+    "more ranks than slots": (
+        lambda o: argument(o, "--nproc-per-node", "8"),
+        r"data\.recipe\.toml: .* 24 in slots of 2 is not enough for 32 ranks; write .* at least 64",
+    ),
+    "a batch that the environment makes smaller": (
+        lambda o: trainer(o)["env"].append({"name": "KEEPSTEP_BATCH__GLOBAL_SIZE", "value": "4"}),
+        r"a batch of 4 in slots of 2 is not enough for 4 ranks",
+    ),
     "too few pods": (lambda o: job(o).update(parallelism=3), r"parallelism: is 3, .*write 4"),
     "too many may fail": (
         lambda o: job(o).update(maxFailedIndexes=3),

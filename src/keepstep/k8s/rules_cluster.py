@@ -1,7 +1,9 @@
 """What several objects say of each other."""
 
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import PurePosixPath
 
 from keepstep.k8s.manifest import Body, Finding, Manifest, at, fits, items, named
 from keepstep.k8s.rules_pod import SHARED_MEMORY
@@ -112,6 +114,23 @@ def one_uri(cluster: Cluster) -> Iterator[Finding]:
             yield keeper.of_container("args", wrong, "write the same URI")
 
 
+def slots(cluster: Cluster) -> Iterator[Finding]:
+    """Every rank gets a slot of each batch, with all nodes there as well."""
+    for trainer in cluster.running("run"):
+        processes = trainer.option("--nproc-per-node") or ""
+        if trainer.nodes is None or not processes.isdecimal():
+            continue
+        ranks = trainer.nodes[1] * int(processes)
+        for recipe, key in _recipes(cluster, trainer):
+            batch = _batch(str(recipe.get("data")[key]), trainer.environment)
+            if batch is not None and batch[0] // batch[1] < ranks:
+                wrong = (
+                    f"a batch of {batch[0]} in slots of {batch[1]} is not enough for {ranks} ranks"
+                )
+                instead = f"write a batch.global_size of at least {batch[1] * ranks}"
+                yield recipe.finding(f"data.{key}", wrong, f"{instead}, or a smaller microbatch")
+
+
 def metrics_port(cluster: Cluster) -> Iterator[Finding]:
     for trainer in cluster.running("run"):
         annotations = at(trainer.spec, "template.metadata.annotations") or {}
@@ -148,6 +167,7 @@ OF_THE_CLUSTER = (
     budget,
     references,
     one_uri,
+    slots,
     metrics_port,
     values,
 )
@@ -168,6 +188,28 @@ def _after(words: Sequence[str], verb: str) -> Sequence[str]:
     """Arguments of a verb that are no options."""
     rest = list(words)[list(words).index(verb) + 1 :] if verb in words else []
     return [word for word in rest if not word.startswith("-")]
+
+
+def _recipes(cluster: Cluster, trainer: Workload) -> Iterator[tuple[Manifest, str]]:
+    """ConfigMaps with the recipes among its arguments, and each recipe's key."""
+    for path in (PurePosixPath(word) for word in trainer.words if word.endswith(".toml")):
+        name = at(trainer.volume_of(str(path)), "configMap.name")
+        for found in cluster.of_kind("ConfigMap"):
+            if found.name == name and path.name in (found.get("data") or {}):
+                yield found, path.name
+
+
+def _batch(recipe: str, environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Samples of a batch and of a slot, as far as both are written out."""
+    try:
+        found = tomllib.loads(recipe).get("batch", {})
+        sizes = [
+            int(environment.get(f"KEEPSTEP_BATCH__{key.upper()}", found[key]))
+            for key in ("global_size", "microbatch")
+        ]
+    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        return None  # the trainer says what is wrong with it
+    return (sizes[0], sizes[1]) if sizes[1] > 0 else None
 
 
 def _told(trainer: Workload) -> Mapping[str, str | None]:
