@@ -428,6 +428,28 @@ def test_nothing_is_good_without_evidence(name: str) -> None:
     assert verdict is None or not verdict.is_good
 
 
+def of_epochs(evidence: Evidence, size: int) -> Evidence:
+    """The same history, over and over the same samples, as is its reference."""
+
+    def cut(history: History) -> History:
+        steps = [replace(one, ids=tuple(id % size for id in one.ids)) for one in history.steps]
+        return replace(history, steps=tuple(steps))
+
+    return replace(evidence, history=cut(evidence.history), reference=cut(evidence.reference))
+
+
+def test_where_an_epoch_ends_is_seen_in_the_reference() -> None:
+    honest = of_epochs(HONEST["once_per_epoch"], 10)
+    verdict = judge("once_per_epoch", honest)
+    assert verdict is not None
+    assert verdict.is_good, verdict.evidence
+    assert "32 samples, each once in its epoch; 3 complete epochs" in verdict.evidence
+    repeated = replace(honest, reference=with_step(honest, 1, ids=(0, 1, 0, 2)).history)
+    verdict = judge("once_per_epoch", replace(repeated, history=repeated.reference))
+    assert verdict is not None
+    assert not verdict.is_good
+
+
 def test_every_judge_is_lied_to() -> None:
     assert {name for name, _, _ in LIES} == set(HERE)
 

@@ -1,7 +1,7 @@
 """Judges of the work: which samples were used, what was computed, what was restored."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from math import isclose
 
@@ -36,18 +36,19 @@ def once_per_epoch(evidence: Evidence) -> str:
     """No sample twice in an epoch; in a complete one, none left out."""
     if not evidence.history.steps:
         raise Objection("no step was run")
-    _require_resumes_within(evidence)
-    ids = list(chain.from_iterable(step.ids for step in evidence.history.steps))
-    size = evidence.samples_per_epoch or len(ids)
+    ids = _ids(evidence.history.steps)
+    samples_per_epoch = evidence.samples_per_epoch or _first_epoch(_ids(evidence.reference.steps))
+    _require_resumes_within(evidence, samples_per_epoch)
+    size = samples_per_epoch or len(ids)
     epochs = [ids[start : start + size] for start in range(0, len(ids), size)]
     for number, epoch in enumerate(epochs):
         (sample, count), *_ = Counter(epoch).most_common(1)
         if count > 1:
             raise Objection(f"sample {sample} was used {count} times in epoch {number}")
-        if evidence.samples_per_epoch == len(epoch) and set(epoch) != set(range(size)):
+        if samples_per_epoch == len(epoch) and set(epoch) != set(range(size)):
             missing = min(set(range(size)) - set(epoch))
             raise Objection(f"sample {missing} was left out of epoch {number}")
-    complete = sum(len(epoch) == evidence.samples_per_epoch for epoch in epochs)
+    complete = sum(len(epoch) == samples_per_epoch for epoch in epochs)
     return f"{len(ids)} samples, each once in its epoch; {complete} complete epochs"
 
 
@@ -113,9 +114,25 @@ def close_losses(evidence: Evidence) -> str:
     return f"largest relative difference {worst:.1e}"
 
 
-def _require_resumes_within(evidence: Evidence) -> None:
+def _ids(steps: Iterable[Step]) -> list[int]:
+    return list(chain.from_iterable(step.ids for step in steps))
+
+
+def _first_epoch(ids: Sequence[int]) -> int | None:
+    """How many samples come before one of them comes again; ``None`` if none does.
+
+    What was taken for an epoch because of a mistake does not hold all numbers from 0 on.
+    """
+    seen: set[int] = set()
+    for count, sample in enumerate(ids):
+        if sample in seen:
+            return count
+        seen.add(sample)
+    return None
+
+
+def _require_resumes_within(evidence: Evidence, size: int | None) -> None:
     """At least one resume lies inside an epoch: at its border nothing could go wrong."""
-    size = evidence.samples_per_epoch
     per_step = len(evidence.history.steps[0].ids)
     resumed = [s.resumed_from.step for s in evidence.history.starts if s.resumed_from]
     if not any(size is None or step * per_step % size for step in resumed):
