@@ -1,6 +1,7 @@
 """Any PyTorch loop, kept: run it, kill it, run it again, with torchrun or without.
 
 python examples/plain_loop.py runs/plain 200
+keepstep run --nproc-per-node 2 examples/plain_loop.py runs/plain 400
 torchrun --standalone --nproc-per-node 2 examples/plain_loop.py runs/plain 400
 """
 

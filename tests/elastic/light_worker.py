@@ -12,11 +12,16 @@ import time
 from pathlib import Path
 
 from keepstep.elastic.watchdog import WatchdogPolicy, installed
-from keepstep.errors import FencedError, StorageUnavailable
+from keepstep.errors import CoordinationError, FencedError, StorageUnavailable
 
 RANK = int(os.environ["RANK"])
 RESTART = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 AT_STEP = 3
+ERRORS = {
+    "raise": ValueError("the data of step 4 are poisoned"),
+    "fence": FencedError("a newer generation owns the run"),
+    "store": StorageUnavailable("no answer"),
+}
 
 
 def main() -> None:
@@ -41,12 +46,12 @@ def do(name: str, watchdog) -> None:
     match name:
         case "commit":
             watchdog.committed(AT_STEP + RESTART, is_new=True)
-        case "raise":
-            raise ValueError("the data of step 4 are poisoned")
-        case "fence":
-            raise FencedError("a newer generation owns the run")
-        case "store":
-            raise StorageUnavailable("no answer")
+        case "raise" | "fence" | "store":
+            raise ERRORS[name]
+        case "lose":
+            while not Path("waiting-1").exists():
+                time.sleep(0.02)
+            raise CoordinationError("a rank of another node is gone")
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         case "hold":

@@ -69,6 +69,34 @@ def test_failures_with_a_commit_in_between_are_put_up_with(tmp_path: Path) -> No
         assert job.starts == 3
 
 
+def test_a_node_that_has_lost_a_peer_does_not_leave_for_what_its_launcher_did_then(
+    tmp_path: Path,
+) -> None:
+    deeds = ["lose@0@0", "obey@1@0"]
+    with launch(tmp_path, "--nproc-per-node", "2", LIGHT_WORKER, "5", *deeds) as job:
+        assert job.end() == ExitCode.OK, job.log
+        assert job.starts == 2
+        assert job.failure["first"]["rank"] == 0
+
+
+def test_ranks_of_a_loop_of_ones_own_meet_again_after_one_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(
+        "import os, torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "dist.all_reduce(torch.ones(1), group=dist.new_group(backend='gloo'))\n"
+        "restart = os.environ['TORCHELASTIC_RESTART_COUNT']\n"
+        "open(f'met-{restart}-{dist.get_rank()}', 'w').close()\n"
+        "if restart == '0' and dist.get_rank() == 1:\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "dist.barrier()\n"
+        "dist.destroy_process_group()\n"
+    )
+    with launch(tmp_path, "--nproc-per-node", "2", str(script)) as job:
+        assert job.end() == ExitCode.OK, job.log
+    assert (tmp_path / "met-1-0").exists()
+
+
 @pytest.mark.parametrize("deed", ["obey", "wait"])
 def test_a_signal_to_the_agent_is_one_to_the_workers_and_ends_with_their_code(
     tmp_path: Path, deed: str

@@ -153,6 +153,66 @@ def test_too_few_nodes_are_named_after_the_time(job: Job) -> None:
         a.next_rendezvous()
 
 
+def test_a_spare_that_has_waited_long_waits_anew_when_it_is_needed(job: Job) -> None:
+    settings = replace(QUICK, join_timeout=2.0)
+    a, b, spare = (job.node("localhost", most=2, settings=settings) for _ in range(3))
+    job.meet(a, b)
+    waiting = job.begin(spare)
+    wait_until(lambda: job.roster().joining)
+    time.sleep(2.5)
+    assert a.leave()
+    time.sleep(1.5)
+    assert not waiting.done()
+    job.meet(b)
+    assert waiting.result(30).world_size == 2
+
+
+def test_who_gives_up_sees_whether_the_others_go_on(job: Job) -> None:
+    a, b, c = (job.node("localhost") for _ in range(3))
+    job.meet(a, b, c)
+    others = [job.begin(each) for each in (a, b)]
+    assert c.others_go_on(within_seconds=20)
+    assert c.leave()
+    assert {future.result(30).world_size for future in others} == {2}
+    failing = [job.threads.submit(each.others_go_on, within_seconds=20) for each in (a, b)]
+    assert [future.result(30) for future in failing] == [False, False]
+
+
+def test_who_cannot_reach_what_others_reach_leaves_them(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off = job.node("127.0.0.2")  # by name behind the others
+
+    def connect_unless_cut_off(endpoint: Endpoint, timeout_seconds: float = 5.0) -> Any:
+        if threading.current_thread() is me and endpoint != job.endpoint:
+            time.sleep(0.5)  # the others are quicker
+            raise ConnectionError("no route")
+        return connect(endpoint, timeout_seconds)
+
+    monkeypatch.setattr("keepstep.elastic.rendezvous.handler.connect", connect_unless_cut_off)
+    a, b = job.node("127.0.0.1"), job.node("127.0.0.1")
+    errors: list[Exception] = []
+
+    def join() -> None:
+        try:
+            cut_off.next_rendezvous()
+        except RendezvousConnectionError as error:
+            errors.append(error)
+        cut_off.leave()
+
+    me = threading.Thread(target=join)
+    me.start()
+    assert [info.world_size for info in job.meet(a, b)] == [2, 2]
+    me.join(30)
+    assert "is out of reach: no route: this node leaves" in str(errors[0])
+
+
+def test_rank_0_that_has_no_address_says_so(job: Job) -> None:
+    a = job.node("name.invalid", least=1, most=1)
+    with pytest.raises(RendezvousConnectionError, match="--local-addr"):
+        a.next_rendezvous()
+
+
 def test_missing_store_is_named_after_the_time(job: Job) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

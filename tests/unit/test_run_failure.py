@@ -37,6 +37,26 @@ def test_who_complains_of_its_peers_is_not_why_they_failed() -> None:
     assert first_failing([lost_its_peer, end(1, failed_ns=50, error="ValueError: x")]).rank == 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"exit_code": 85},
+        {"exit_code": 86, "told_ns": 60},
+        {"exit_code": -15},
+        {"exit_code": -9, "is_killed": True},
+    ],
+    ids=["in its load", "in a step", "no handler", "by force"],
+)
+def test_who_is_ended_because_another_has_ended_is_not_why(fields: dict[str, object]) -> None:
+    lost_its_peer = end(0, 75, failed_ns=50, error="CoordinationError: could not reach its peers")
+    assert first_failing([lost_its_peer, end(1, failed_ns=90, **fields)]).rank == 0  # type: ignore[arg-type]
+
+
+def test_who_was_told_to_go_before_others_failed_is_why() -> None:
+    lost_its_peer = end(0, 75, failed_ns=50, error="CoordinationError: could not reach its peers")
+    assert first_failing([lost_its_peer, end(1, 85, failed_ns=90, told_ns=40)]).rank == 1
+
+
 def test_of_ranks_that_hang_the_one_that_does_not_wait_is_named() -> None:
     waiting = end(0, 88, deadline_ns=5, is_overdue=True, is_waiting=True)
     looping = end(1, 88, deadline_ns=6, is_overdue=True)
@@ -117,6 +137,7 @@ def test_when_an_error_was_raised_counts_not_when_its_process_was_through(tmp_pa
         {0: (0, 10, 1), 1: (1, 11, 1)},
         heartbeats=tmp_path,
         error_files={0: str(tmp_path / "error-0.json"), 1: str(tmp_path / "error-1.json")},
+        logs={},
     )
     assert [one.error for one in ends] == ["ValueError: 0", "ValueError: 1"]
     assert first_failing(ends).rank == 1
@@ -126,7 +147,11 @@ def test_when_an_error_was_raised_counts_not_when_its_process_was_through(tmp_pa
 def test_error_files_of_any_kind_are_put_up_with(tmp_path: Path, content: str) -> None:
     (tmp_path / "error.json").write_text(content)
     (one,) = rank_ends(
-        {}, {3: (0, 10, 1)}, heartbeats=tmp_path, error_files={0: str(tmp_path / "error.json")}
+        {},
+        {3: (0, 10, 1)},
+        heartbeats=tmp_path,
+        error_files={0: str(tmp_path / "error.json")},
+        logs={},
     )
     assert one.error == ("plain" if "plain" in content else "")
 
@@ -136,6 +161,31 @@ def test_the_last_lines_of_a_log(tmp_path: Path) -> None:
     lines = last_lines(tmp_path / "log")
     assert (len(lines), lines[-1]) == (20, "line 99")
     assert last_lines(tmp_path / "none") == []
+
+
+def test_what_nccl_aborts_with_is_what_the_rank_raised(tmp_path: Path) -> None:
+    log = tmp_path / "stderr.log"
+    log.write_text(
+        "[rank0]:[E] Process group watchdog thread terminated with exception: NCCL error\n"
+        "terminate called after throwing an instance of 'c10::DistBackendError'\n"
+        "  what():  [PG ID 0 Rank 0] Process group watchdog thread terminated with exception: "
+        "NCCL error: remote process exited or there was a network error\n"
+        + "".join(f"frame #{n}: somewhere in a library\n" for n in range(40))
+    )
+    (one,) = rank_ends(
+        {}, {0: (0, 10, -6)}, heartbeats=tmp_path, error_files={}, logs={0: str(log)}
+    )
+    assert one.error.startswith("c10::DistBackendError: [PG ID 0 Rank 0] Process group watchdog")
+    assert one.has_lost_peer
+    (other,) = rank_ends(
+        {}, {0: (0, 10, -11)}, heartbeats=tmp_path, error_files={}, logs={0: str(log)}
+    )
+    assert not other.error
+
+
+def test_who_waits_in_vain_may_be_another_nodes_victim() -> None:
+    assert end(0, 88, is_overdue=True, is_waiting=True).may_be_others
+    assert not end(0, 88, is_overdue=True).may_be_others
 
 
 def test_a_failure_is_written_whole_and_told_briefly(tmp_path: Path) -> None:

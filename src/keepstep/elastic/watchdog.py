@@ -23,6 +23,7 @@ LOAD = "load"
 FIRST_STEP = "first step"
 STEP = "step"
 SAVE = "save"
+EXIT = "exit"
 
 STACKS_SUFFIX = ".stacks"
 """Beside a heartbeat: what the process was doing when its deadline had passed."""

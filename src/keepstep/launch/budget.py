@@ -109,7 +109,12 @@ class Budget:
     @property
     def is_spent(self) -> bool:
         """Whether that many tries were in vain, or many more by no fault of this node's."""
-        return self.own >= self.tries or self.of_others >= _SHARE_OF_OTHERS * self.tries
+        return self.is_spent_here or self.of_others >= _SHARE_OF_OTHERS * self.tries
+
+    @property
+    def is_spent_here(self) -> bool:
+        """Whether that many tries have ended by this node's own failure."""
+        return self.own >= self.tries
 
     @property
     def is_out_of_restarts(self) -> bool:

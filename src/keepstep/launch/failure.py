@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -33,8 +34,17 @@ _WRAPS = "/torch/distributed/elastic/"
 _LOST_PEER = (
     *("CoordinationError", "BarrierTimeout", "DistNetworkError"),
     *("Connection closed by peer", "Connection reset by peer", "remote process exited"),
+    *("ncclRemoteError", "caught collective operation timeout"),
 )
 """In what a rank raises that has lost another: keepstep's, gloo's and NCCL's words."""
+
+_TOLD = (ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED, -signal.SIGTERM)
+"""What a rank ends with that torchrun has told to go, as it does when one of them has ended."""
+
+_UNCAUGHT = re.compile(
+    r"^terminate called after throwing an instance of '(.+)'\n *what\(\): *(.*)", re.MULTILINE
+)
+"""What the C++ runtime writes before it aborts."""
 
 _LONGEST_ERROR = 200
 
@@ -64,11 +74,24 @@ class RankEnd:
     is_stopped: bool = False
     is_waiting: bool = False
     """Whether it waited for other ranks, by the stacks that it left."""
+    is_killed: bool = False
+    """Whether the launcher has killed it: because it hung, or another one had ended."""
+
+    def was_ended_after(self, first_ns: int) -> bool:
+        """Whether it was told to go, or killed, only because a rank had ended at ``first_ns``."""
+        was_told = 0 < self.told_ns < first_ns
+        is_told = self.exit_code in _TOLD and not was_told
+        return self.failed_ns > first_ns and (self.is_killed or is_told)
 
     @property
     def has_lost_peer(self) -> bool:
         """Whether it failed because another rank was gone, by what it raised."""
         return any(sign in self.error for sign in _LOST_PEER)
+
+    @property
+    def may_be_others(self) -> bool:
+        """Whether a rank of another node may be why: it was gone, or waited for in vain."""
+        return self.has_lost_peer or self.is_waiting
 
     @property
     def status(self) -> int:
@@ -114,13 +137,19 @@ def first_failing(ends: Sequence[RankEnd]) -> RankEnd:
     """The rank that failed by itself; the others had lost it.
 
     Of ranks that hang, one that is stopped, or one that does not wait for others; else whose
-    deadline passed first. Of others, one that does not complain of its peers; else the first. Time
-    alone would not tell: what a rank does on its way out may take longer than its peers' end.
+    deadline passed first. Of others, one that was not ended by this launcher when another had
+    ended; of those, one that does not complain of its peers; else the first. Time alone would not
+    tell: what a rank does on its way out may take longer than its peers' end.
     """
     stopped = [end for end in ends if end.is_stopped]
     overdue = [end for end in ends if end.is_overdue]
     crashed = [end for end in ends if end.exit_code and not end.is_overdue]
-    crash = min(crashed, key=lambda end: (end.has_lost_peer, end.failed_ns), default=None)
+    first_ns = min((end.failed_ns for end in crashed), default=0)
+    crash = min(
+        crashed,
+        key=lambda end: (end.was_ended_after(first_ns), end.has_lost_peer, end.failed_ns),
+        default=None,
+    )
     if stopped or (
         overdue and (crash is None or min(e.deadline_ns for e in overdue) < crash.failed_ns)
     ):
@@ -140,18 +169,22 @@ def rank_ends(
     *,
     heartbeats: Path,
     error_files: Mapping[int, str],
+    logs: Mapping[int, str],
 ) -> list[RankEnd]:
     """Put together what is known of each rank.
 
     Args:
         processes: By rank: local rank, process id, exit code.
         error_files: By local rank.
+        logs: By local rank, what it wrote to stderr.
     """
     wall_ns = time.time_ns() - time.monotonic_ns()
     ends = []
     for rank, (local_rank, pid, exit_code) in sorted(processes.items()):
         sight = sights.get(rank, Sight())
         raised_at, error = _read_error(Path(error_files.get(local_rank, "")))
+        if not error and exit_code == -signal.SIGABRT:
+            error = abort_reason(Path(logs.get(local_rank, "")))
         ended_ns = sight.ended_ns or time.monotonic_ns()
         beat = sight.beat
         ends.append(
@@ -172,6 +205,7 @@ def rank_ends(
                 is_overdue=sight.is_overdue or exit_code == ExitCode.HUNG,
                 is_stopped=sight.is_stopped,
                 is_waiting=is_waiting(read_stacks(heartbeats, rank)),
+                is_killed=sight.is_killed,
             )
         )
     return ends
@@ -191,14 +225,24 @@ def is_waiting(stacks: str) -> bool:
     return any(place in frame and _WRAPS not in frame for frame in main_thread for place in _WAITS)
 
 
+def abort_reason(log: Path) -> str:
+    """``Type: message`` of a C++ exception that nobody caught, as those of NCCL's watchdog are."""
+    found = _UNCAUGHT.findall(_end_of(log))
+    return ": ".join(found[-1]) if found else ""
+
+
 def last_lines(path: Path) -> list[str]:
     """Of a log."""
+    return list(deque(_end_of(path).splitlines(), _LOG_LINES))
+
+
+def _end_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
-            return list(deque(file.read().decode(errors="replace").splitlines(), _LOG_LINES))
+            return file.read().decode(errors="replace")
     except OSError:
-        return []
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +271,7 @@ class Failure:
         """For a person."""
         elsewhere = (
             "; it had lost others, as all here have: look at the other nodes too"
-            if self.num_nodes > 1 and (self.first.is_waiting or self.first.has_lost_peer)
+            if self.num_nodes > 1 and self.first.may_be_others
             else ""
         )
         others = [f"rank {end.rank} {end.what}" for end in self.ends if end is not self.first]

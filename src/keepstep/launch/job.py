@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 import keepstep
 from keepstep.config import Config
 from keepstep.elastic.preemption import Preemption
-from keepstep.elastic.watchdog import Watchdog
+from keepstep.elastic.watchdog import EXIT, Watchdog
 from keepstep.errors import ConfigError, ExitCode
 from keepstep.launch.process_group import process_group
 from keepstep.train.loop import train
@@ -54,7 +55,7 @@ def run_job(
             init_from=config.init_from or None,
             read_once=_READ_ONCE[config.checkpoint.read_once],
             # Asked for once: after a failure the job goes on from its own newest commit.
-            resume="auto" if world.restart_count else config.resume,
+            resume="auto" if _is_restart(world) else config.resume,
             mathematics=config.mathematics()
             | numerics.conditions
             | {"data.digest": task.data_digest},
@@ -76,10 +77,19 @@ def run_job(
             retry_seconds=config.storage.retry_seconds,
         ) as session:
             summary = train(session, task, config, device)
+        watchdog.begin(EXIT)  # a communicator can hang in its end as well
         stop = session.stopped
         word = "done" if stop is None else "stopped"
         logger.info("%s %s committed=%s", word, summary, committed_step(session))
     return stop.exit_code if stop else ExitCode.OK
+
+
+def _is_restart(world: World) -> bool:
+    """Whether any node has been in this job before: the others may be new. *Ranks:* collective."""
+    count = torch.tensor(world.restart_count, device="cpu")
+    if dist.is_initialized():
+        dist.all_reduce(count, dist.ReduceOp.MAX)
+    return bool(count)
 
 
 def choose_device(world: World, environ: Mapping[str, str]) -> torch.device:

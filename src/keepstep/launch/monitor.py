@@ -38,6 +38,8 @@ class Sight:
     """Whether it was alive after its deadline."""
     is_stopped: bool = False
     """Whether a signal had stopped it, when a deadline had passed or another worker had ended."""
+    is_killed: bool = False
+    """Whether the monitor has killed it: because it hung, or another one had ended."""
     ended_ns: int | None = None
     """On the monotonic clock."""
 
@@ -141,6 +143,7 @@ class Monitor:
                 if worker.sight.ended_ns is None and worker.process.returncode is None:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(worker.process.pid, signal.SIGKILL)
+                        worker.sight.is_killed = True
 
     def _has_failed(self) -> bool:
         """Whether one has ended as none should; the agent has asked for their status by now."""

@@ -182,7 +182,8 @@ def _choose_rendezvous(options: argparse.Namespace) -> None:
         options.rdzv_id = str(uuid.uuid4())
     elif options.rdzv_backend == "c10d":
         options.rdzv_conf = options.rdzv_conf or _TUNED_C10D
-        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    # Else ranks that are started again read in the agents' store where the last ones had listened.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     options.master_port = options.master_port or 29500
     if options.rdzv_backend == "keepstep":
         rendezvous_handler_registry.register("keepstep", make_handler)

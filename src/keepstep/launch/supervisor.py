@@ -20,13 +20,16 @@ from subprocess import Popen
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 from torch.distributed.launcher import api
 
 from keepstep.elastic.health import AGENT_FILE, ENDING, MEETING, WATCHING
 from keepstep.elastic.heartbeat import Heartbeat
+from keepstep.elastic.rendezvous.handler import KeepstepRendezvousHandler
 from keepstep.elastic.watchdog import INIT, LOAD
 from keepstep.errors import ConfigError, ExitCode
 from keepstep.launch.budget import PREEMPTED, Budget, Demand, demand_of
@@ -59,6 +62,13 @@ _TOGETHER_SECONDS = 30.0
 
 _OWN_DEADLINE_SECONDS = 3600
 """For workers that know by themselves when to leave at the latest."""
+
+_MEETINGS = 3
+"""So many rounds may break up when all nodes have met, but do not know their ranks yet."""
+
+_LOOK_SECONDS = 90.0
+"""Others that have lost this node are back within this time: ranks that end by force, and the pause
+before they are started again, included."""
 
 _ECHO_SECONDS = 1.0
 """A scheduler may send a signal to the whole job, and then again."""
@@ -153,8 +163,16 @@ class Supervisor(LocalElasticAgent):
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         began = time.time()
-        os.environ.pop(RENDEZVOUS, None)
-        super()._rendezvous(worker_group)
+        for meeting in range(1, _MEETINGS + 1):
+            os.environ.pop(RENDEZVOUS, None)
+            try:
+                super()._rendezvous(worker_group)
+            except DistError as error:
+                if meeting == _MEETINGS:
+                    raise RendezvousConnectionError(f"a round broke up: {error}") from error
+                logger.warning("the round broke up while ranks were dealt out: %s", error)
+            else:
+                break
         # keepstep's own has told more: since when there were enough nodes.
         os.environ.setdefault(RENDEZVOUS, f"{began:.3f} {began:.3f} {time.time():.3f}")
 
@@ -237,9 +255,9 @@ class Supervisor(LocalElasticAgent):
         if demand is Demand.RESTART:
             budget.charge(
                 died_of_start=died_of_start(ends, first),
-                is_of_others=first.has_lost_peer and group.group_world_size != 1,
+                is_of_others=first.may_be_others and group.group_world_size != 1,
             )
-        exit_code, decision = self._decision(demand, first)
+        exit_code, decision = self._decision(demand, first, group)
         failure = self._failure(group, ends, first, decision, exit_code)
         self._report(failure, demand)
         if demand is Demand.LEAVE:
@@ -253,7 +271,7 @@ class Supervisor(LocalElasticAgent):
         self._cause, self._first = f"rank {first.rank} {first.what}", first
         time.sleep(budget.pause_seconds)
 
-    def _decision(self, demand: Demand, first: RankEnd) -> tuple[int, str]:
+    def _decision(self, demand: Demand, first: RankEnd, group: WorkerGroup) -> tuple[int, str]:
         """The exit code, if it comes to that, and a sentence."""
         budget, code = self._job.budget, first.status
         if demand is Demand.LEAVE:
@@ -265,12 +283,14 @@ class Supervisor(LocalElasticAgent):
         if budget.is_out_of_restarts:
             return code, f"--max-restarts {budget.restarts} is used up: {described(code)}"
         if budget.is_spent:
-            return ExitCode.NO_PROGRESS, (
-                f"{budget.in_vain} tries in a row have committed nothing: giving up with "
-                f"{described(ExitCode.NO_PROGRESS)}; the last one because rank {first.rank} "
-                f"{first.what}"
-            )
-        if first.has_lost_peer and budget.of_others:
+            tries = f"{budget.in_vain} tries in a row have committed nothing"
+            last = f"the last one because rank {first.rank} {first.what}"
+            if budget.is_spent_here and _others_go_on(group):
+                code = ExitCode.TRANSIENT
+                return code, f"{tries}, and others go on: this node leaves with {described(code)}"
+            code = ExitCode.NO_PROGRESS
+            return code, f"{tries}: giving up with {described(code)}; {last}"
+        if first.may_be_others and budget.of_others:
             return code, "restarting; it may be the fault of another node"
         return code, f"restarting; {budget.own} of {budget.tries} tries without a new commit"
 
@@ -322,6 +342,7 @@ class Supervisor(LocalElasticAgent):
             processes,
             heartbeats=monitor.heartbeats if monitor else self._job.heartbeats,
             error_files=getattr(self._pcontext, "error_files", {}),
+            logs=getattr(self._pcontext, "stderrs", {}),
         )
 
     def _look_no_more(self) -> None:
@@ -340,6 +361,14 @@ class Supervisor(LocalElasticAgent):
         """By local rank; none where workers are not started as commands."""
         handlers = getattr(self._pcontext, "subprocess_handlers", {})
         return {local: handler.proc for local, handler in handlers.items()}
+
+
+def _others_go_on(group: WorkerGroup) -> bool:
+    """Whether it is this node that fails, and not the job: the others train on without it."""
+    handler = group.spec.rdzv_handler
+    return isinstance(handler, KeepstepRendezvousHandler) and handler.others_go_on(
+        within_seconds=_LOOK_SECONDS
+    )
 
 
 def exit_code_after(number: int, codes: list[int | None], *, is_started: bool) -> int:
@@ -364,7 +393,8 @@ def hear_signals(names: str) -> None:
 
     def hear(number: int, *_: object) -> None:
         now = time.monotonic()
-        if heard_at and now - heard_at[-1] < _ECHO_SECONDS:
+        # The second one cuts the end short; a third would cut off what torch has to tidy up.
+        if len(heard_at) >= 2 or (heard_at and now - heard_at[-1] < _ECHO_SECONDS):
             return
         heard_at.append(now)
         told = signal.Signals(number)

@@ -1,5 +1,7 @@
 """Opening a session."""
 
+import logging
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ from keepstep.session.settings import Settings, WhenBusy
 from keepstep.storage.opening import open_storage
 from keepstep.storage.retrying import RetryPolicy
 from keepstep.world import World
+
+logger = logging.getLogger("keepstep.session")
 
 Resume = Literal["auto", "must", "never"] | int
 
@@ -162,4 +166,18 @@ def _when_failing(when_failing: WhenFailing) -> WhenFailing:
 def _world_of_group() -> World:
     if not dist.is_initialized():
         return World()
-    return World(rank=dist.get_rank(), world_size=dist.get_world_size())
+    world = World(rank=dist.get_rank(), world_size=dist.get_world_size())
+    if world.is_coordinator and _keeps_old_addresses(os.environ):
+        logger.warning(
+            "torchrun would keep the addresses of these ranks for those it starts after a failure, "
+            "which may then not find each other: use keepstep run, or set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
+        )
+    return world
+
+
+def _keeps_old_addresses(environ: Mapping[str, str]) -> bool:
+    """Whether torchrun restarts, and hosts one store for all of its incarnations."""
+    is_shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    restarts = environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    return is_shared and restarts and "KEEPSTEP_ROUND" not in environ

@@ -49,9 +49,9 @@ def _node() -> Drill:
     return drill(
         "crash-loop-node",
         "D15",
-        "On one of two nodes a module cannot be imported. That node gives up with 93 and names the "
-        "module; the other, which is enough, does the work.",
+        "On one of two nodes a module cannot be imported. That node gives up, names the module, "
+        "and leaves with 75; the other, which is enough, does the work.",
         Assemble(min_nodes=1, unimportable=((1, "pydantic"),), worlds=(1,)),
-        End((("node 1", Ending.NO_PROGRESS), ("node 0", Ending.COMPLETE))),
+        End((("node 1", Ending.TRANSIENT), ("node 0", Ending.COMPLETE))),
         judges=("gave_up_for_a_reason", *GONE_ON),
     )

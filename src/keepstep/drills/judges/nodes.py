@@ -141,7 +141,7 @@ def gave_up_for_a_reason(evidence: Evidence) -> str:
     given_up = {
         node: failure
         for node, failure in _failures(evidence).items()
-        if failure["exit_code"] == ExitCode.NO_PROGRESS
+        if "tries in a row have committed nothing" in failure["decision"]
     }
     if not given_up:
         raise Objection("no launcher gave up")

@@ -30,10 +30,21 @@ logger = logging.getLogger("keepstep.elastic")
 
 BACKEND = "keepstep"
 
+_MISSES = 3
+"""Rounds broken up by this node, before it goes so that the others can train."""
+
 _LEAVE_SECONDS = 5.0
 _CONNECT_SECONDS = 10.0
 _ASSIGN_SECONDS = 60
 """How long the agent's own exchange, of which rank is where, may wait for a node."""
+
+
+class _OutOfReach(Exception):
+    """This node cannot connect to where the workers of its round meet."""
+
+    def __init__(self, text: str, *, is_reached_by_others: bool) -> None:
+        super().__init__(text)
+        self.is_reached_by_others = is_reached_by_others
 
 
 class KeepstepRendezvousHandler(RendezvousHandler):
@@ -66,6 +77,8 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         self._store: Store | None = None
         self._reason: str | None = None
         self._needed_since = 0.0
+        self._give_up = 0.0
+        """When to wait no longer for others."""
         self._short_until = 0.0
         """When too few nodes were seen last, in Unix seconds."""
         self._is_left = False
@@ -94,11 +107,18 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         self._store = None  # the workers that used it are gone
         logger.info("%s waits for round %d or later", address_of(self._node), self._round + 1)
         self._needed_since = time.monotonic()
-        give_up = self._needed_since + self._settings.join_timeout
+        self._give_up = self._needed_since + self._settings.join_timeout
         began = time.time()
+        misses = 0
         while True:
-            roster = self._await_round(give_up)
-            info = self._meet(roster, give_up)
+            roster = self._await_round()
+            try:
+                info = self._meet(roster)
+            except _OutOfReach as missed:
+                misses += 1
+                if misses >= _MISSES and missed.is_reached_by_others:
+                    raise RendezvousConnectionError(f"{missed}: this node leaves") from missed
+                info = None
             if info is not None:
                 break
             logger.warning("round %d broke up before it was whole", roster.round)
@@ -145,6 +165,24 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         """
         return self.leave(is_complete=sys.exc_info()[1] is None)
 
+    def others_go_on(self, *, within_seconds: float) -> bool:
+        """Leave the round, and look whether other nodes come together for a later one.
+
+        *Blocks:* until that is known, at most so long.
+        """
+        self._keeper.want(Wish(is_leaving=True))
+        give_up = time.monotonic() + within_seconds
+        while (remaining := give_up - time.monotonic()) > 0:
+            sight = self._keeper.sight
+            roster = sight.roster
+            if sight.is_connected and sight.wish.is_leaving:
+                if roster.joining or roster.round > self._round or roster.is_complete:
+                    return True
+                if not roster.members:
+                    return False
+            self._keeper.wait(min(1.0, remaining))
+        return False
+
     def leave(self, *, is_complete: bool = False) -> bool:
         """*Blocks:* until the others can see it, at most five seconds; whether they can."""
         if self._is_left:
@@ -175,7 +213,7 @@ class KeepstepRendezvousHandler(RendezvousHandler):
         is_told = roster.is_complete or not is_complete
         return sight.is_connected and sight.wish.is_leaving and is_told
 
-    def _await_round(self, give_up: float) -> Roster:
+    def _await_round(self) -> Roster:
         """Join; the first round later than the last one that this node is in."""
         after = self._round
         self._keeper.want(Wish(is_joining=True, after=after))
@@ -192,24 +230,33 @@ class KeepstepRendezvousHandler(RendezvousHandler):
                 return roster
             if len(set(roster.members) | set(roster.joining)) < self._bounds.min_nodes:
                 self._short_until = time.time()
-            is_surplus = len(roster.members) >= self._bounds.max_nodes
-            if time.monotonic() > give_up and not is_surplus:
+            if len(roster.members) >= self._bounds.max_nodes:  # a spare: its wait has yet to begin
+                self._give_up = time.monotonic() + self._settings.join_timeout
+            if time.monotonic() > self._give_up:
                 raise RendezvousTimeoutError(self._say_who_is_missing(roster))
             self._check_store(sight)
             sight = self._keeper.wait(1.0)
 
-    def _meet(self, roster: Roster, give_up: float) -> RendezvousInfo | None:
-        """Reach the round's meeting point, as all of its nodes do; None if the round breaks up."""
+    def _meet(self, roster: Roster) -> RendezvousInfo | None:
+        """Reach the round's meeting point, as all of its nodes do; None if the round breaks up.
+
+        *Raises:* _OutOfReach.
+        """
         self._store = None
         rank = roster.formed.index(self._node)
         wish = Wish(after=self._round)
         if rank == 0:
-            self._store = serve(address_of(self._node), 0)
-            wish = Wish(
-                after=self._round, meeting_point=f"{address_of(self._node)}:{self._store.port}"
-            )
+            address = address_of(self._node)
+            try:
+                self._store = serve(address, 0)
+            except STORE_ERRORS as error:
+                raise RendezvousConnectionError(
+                    f"this node cannot be reached by others as {address}: {error}; give an address "
+                    "of its own with --local-addr"
+                ) from error
+            wish = Wish(after=self._round, meeting_point=f"{address}:{self._store.port}")
         self._keeper.want(wish)
-        sight = self._await(lambda seen: bool(seen.meeting_point), give_up)
+        sight = self._await(lambda seen: bool(seen.meeting_point))
         if sight is None:
             return None
         host, _, port = sight.roster.meeting_point.rpartition(":")
@@ -217,17 +264,20 @@ class KeepstepRendezvousHandler(RendezvousHandler):
             if self._store is None:
                 self._store = connect(Endpoint(host, int(port)), _CONNECT_SECONDS)
         except STORE_ERRORS as error:
-            logger.warning("rank 0 of round %d is out of reach: %s", self._round, error)
-            return None
+            now = self._keeper.sight.roster
+            others = set(now.ready) - {roster.formed[0]} if now.round == self._round else set()
+            text = f"rank 0 of round {self._round}, at {host}:{port}, is out of reach: {error}"
+            logger.warning("%s", text)
+            raise _OutOfReach(text, is_reached_by_others=bool(others)) from error
         self._store.set_timeout(timedelta(seconds=_ASSIGN_SECONDS))
         self._keeper.want(Wish(after=self._round, is_ready=True))
-        if self._await(lambda seen: seen.is_whole, give_up) is None:
+        if self._await(lambda seen: seen.is_whole) is None:
             self._store = None
             return None
         store = PrefixStore("agent", self._store)
         return RendezvousInfo(store, rank, len(roster.formed), RendezvousStoreInfo(host, int(port)))
 
-    def _await(self, is_so: Callable[[Roster], bool], give_up: float) -> Sight | None:
+    def _await(self, is_so: Callable[[Roster], bool]) -> Sight | None:
         """Wait for something of this round; None if it breaks up, or after the time."""
         sight = self._keeper.sight
         while True:
@@ -236,7 +286,7 @@ class KeepstepRendezvousHandler(RendezvousHandler):
                 return None
             if is_so(roster):
                 return sight
-            if set(roster.members) != set(roster.formed) or time.monotonic() > give_up:
+            if set(roster.members) != set(roster.formed) or time.monotonic() > self._give_up:
                 return None
             self._check_store(sight)
             sight = self._keeper.wait(1.0)
