@@ -14,6 +14,7 @@
     |  |- StoreNotFound                       bucket, region or endpoint is wrong
     |  |- ObjectNotFound (FileNotFoundError)
     |  '- ObjectExists (FileExistsError)      an exclusive create came second
+    |- DeviceError                            a GPU of this machine fails; another machine may do
     |- CommitError                            this step is not committed; training may go on
     |  |- CommitAborted                       a rank reported failure; see .failures
     |  '- CommitOutcomeUnknown                the publish may have landed; read it back
@@ -44,6 +45,7 @@ class ExitCode(IntEnum):
     NO_CHECKPOINT = 66
     STORAGE_UNAVAILABLE = 69
     INTERNAL = 70
+    DEVICE = 71
     TRANSIENT = 75
     DENIED = 77
     CONFIG = 78
@@ -61,6 +63,7 @@ FINAL_CODES = frozenset(
         ExitCode.NO_CHECKPOINT,
         ExitCode.STORAGE_UNAVAILABLE,
         ExitCode.INTERNAL,
+        ExitCode.DEVICE,
         ExitCode.DENIED,
         ExitCode.CONFIG,
         ExitCode.FENCED,
@@ -155,6 +158,12 @@ class ObjectExists(StorageError, FileExistsError):
 
     It may be taken by our own earlier try: read it back.
     """
+
+
+class DeviceError(KeepstepError):
+    """A GPU that this machine should have does not work. Nothing is wrong with the job."""
+
+    exit_code = ExitCode.DEVICE
 
 
 class CommitError(KeepstepError):

@@ -155,6 +155,10 @@ BROKEN: dict[str, tuple[Callable[[Objects], object], str]] = {
         lambda o: codes(o, 0).append(75),
         r"FailJob: should not have 75",
     ),
+    "a broken GPU of one machine ends the job": (
+        lambda o: codes(o, 0).append(71),
+        r"FailJob: should not have 71;",
+    ),
     "preemption is charged": (
         lambda o: codes(o, 2).remove(86),
         r"Ignore: lacks 86 \(PREEMPTED_UNSAVED\)",

@@ -11,7 +11,7 @@ def test_what_may_pass_is_tried_again(code: int) -> None:
     assert demand_of(code, is_told=False, is_alone=True) is Demand.RESTART
 
 
-@pytest.mark.parametrize("code", [64, 65, 66, 69, 70, 77, 78, 87, 93])
+@pytest.mark.parametrize("code", [64, 65, 66, 69, 70, 71, 77, 78, 87, 93])
 def test_what_stays_as_it_is_ends_the_job(code: int) -> None:
     assert demand_of(code, is_told=False, is_alone=False) is Demand.STOP
 

@@ -8,8 +8,11 @@ from keepstep.k8s.failure_policy import Action, Rule, verdict_on
 from keepstep.k8s.manifest import Finding, at, items
 from keepstep.k8s.workload import Workload
 
-STOP_CODES = FINAL_CODES - {ExitCode.STORAGE_UNAVAILABLE, ExitCode.FENCED}
-"""After which the Job is to fail. A store may be back later, a fenced node may join the others."""
+STOP_CODES = FINAL_CODES - {ExitCode.STORAGE_UNAVAILABLE, ExitCode.DEVICE, ExitCode.FENCED}
+"""After which the Job is to fail.
+
+A store may be back later, another machine's GPUs may work, a fenced node may join the others.
+"""
 UNCOUNTED_CODES = frozenset({ExitCode.PREEMPTED, ExitCode.PREEMPTED_UNSAVED, ExitCode.FENCED})
 
 _BROKEN_CODES = (1, 137, 143)
