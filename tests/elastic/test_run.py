@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from launches import LIGHT_WORKER, is_gone, launch
 
 from keepstep.elastic.health import WATCHING, look, places
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.drill
     [
         ("commit", ExitCode.OK),
         ("store", ExitCode.STORAGE_UNAVAILABLE),
+        ("71", ExitCode.DEVICE),
         ("78", ExitCode.CONFIG),
         ("85", ExitCode.PREEMPTED),
         ("86", ExitCode.PREEMPTED_UNSAVED),
@@ -33,6 +36,32 @@ def test_what_a_restart_would_not_help_ends_the_job_with_its_own_code(
     with launch(tmp_path, LIGHT_WORKER, "5", deed) as job:
         assert job.end() == code, job.log
         assert job.starts == 1
+
+
+@pytest.mark.parametrize("asked", ["auto", "gpu", "2"])
+def test_a_node_whose_gpus_have_failed_ends_before_it_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def no_driver() -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check that")
+
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "init", no_driver)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        store.settimeout(0)
+        rendezvous = ["--nnodes", "2", "--rdzv-endpoint", f"127.0.0.1:{store.getsockname()[1]}"]
+        words = [*rendezvous, "--nproc-per-node", asked, "--termination-log", "last"]
+        with launch(tmp_path, *words, LIGHT_WORKER, "5") as job:
+            assert job.end() == ExitCode.DEVICE, job.log
+            assert job.starts == 0
+            assert "CUDA finds 0 of the 2 GPUs that there should be" in job.log
+            assert f"wrong with {socket.gethostname()}: look at nvidia-smi" in job.log
+        with pytest.raises(BlockingIOError):
+            store.accept()
+    last_words = (tmp_path / "last").read_text()
+    assert "exit code: 71 (DEVICE)" in last_words
+    assert "Found no NVIDIA driver" in last_words
 
 
 @pytest.mark.parametrize(("deed", "code"), [("75", 75), ("88", 88), ("raise", 1), ("kill", 1)])

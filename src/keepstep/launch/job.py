@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -11,7 +10,8 @@ import keepstep
 from keepstep.config import Config
 from keepstep.elastic.preemption import Preemption
 from keepstep.elastic.watchdog import EXIT, Watchdog
-from keepstep.errors import ConfigError, ExitCode
+from keepstep.errors import ExitCode
+from keepstep.launch.devices import choose_device
 from keepstep.launch.process_group import process_group
 from keepstep.train.loop import train
 from keepstep.train.numerics import plan_numerics
@@ -22,7 +22,6 @@ from keepstep.world import World
 
 logger = logging.getLogger("keepstep.launch")
 
-_FIRST_GPU = Path("/dev/nvidia0")
 _READ_ONCE = {"auto": None, "always": True, "never": False}
 
 
@@ -90,25 +89,3 @@ def _is_restart(world: World) -> bool:
     if dist.is_initialized():
         dist.all_reduce(count, dist.ReduceOp.MAX)
     return bool(count)
-
-
-def choose_device(world: World, environ: Mapping[str, str]) -> torch.device:
-    """This rank's GPU if the machine has any, else the CPU."""
-    if not torch.cuda.is_available():
-        if _FIRST_GPU.exists() and environ.get("CUDA_VISIBLE_DEVICES") != "":
-            logger.warning(
-                "this node has a GPU that torch %s (CUDA: %s) cannot use: training on the CPU. "
-                "Install a build for its driver, or set CUDA_VISIBLE_DEVICES= if that is meant",
-                torch.__version__,
-                torch.version.cuda,
-            )
-        return torch.device("cpu")
-    if world.local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"local rank {world.local_rank} has no GPU: the node shows "
-            f"{torch.cuda.device_count()}. Start as many ranks per node as GPUs, or set "
-            "CUDA_VISIBLE_DEVICES= to train on CPU"
-        )
-    device = torch.device("cuda", world.local_rank)
-    torch.cuda.set_device(device)
-    return device

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keepstep.elastic.health import PREFIX
-from keepstep.errors import ConfigError, ExitCode
+from keepstep.errors import ConfigError, DeviceError, ExitCode
 
 if TYPE_CHECKING:
     from keepstep.launch.supervisor import Job
@@ -80,12 +80,14 @@ def _launch(options: argparse.Namespace, job: "Job") -> int:
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args
 
+    from keepstep.launch.devices import processes_of_node
     from keepstep.launch.supervisor import exit_code_after, hear_signals
 
     _choose_rendezvous(options)
     _prepare_environment(job.logs)
     try:
         hear_signals(job.signals)
+        options.nproc_per_node = processes_of_node(options.nproc_per_node, os.environ)
         config, entrypoint, worker_arguments = config_from_args(options)
         with _supervised(job), _metrics(options.metrics_port, job):
             elastic_launch(config, entrypoint)(*_watched(entrypoint, worker_arguments))
@@ -98,7 +100,7 @@ def _launch(options: argparse.Namespace, job: "Job") -> int:
         return job.exit_code
     except ChildFailedError:  # the supervisor has told about it
         return ExitCode.ERROR if job.exit_code is None else job.exit_code
-    except ConfigError as error:
+    except (ConfigError, DeviceError) as error:
         job.cause = str(error)
         logger.error("%s", error)
         return error.exit_code

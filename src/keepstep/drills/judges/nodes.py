@@ -6,7 +6,6 @@ from typing import Any
 from keepstep.drills.evidence import Evidence
 from keepstep.drills.judges.table import Judges
 from keepstep.drills.verdicts import Objection
-from keepstep.errors import ExitCode
 
 
 def undisturbed(evidence: Evidence) -> str:
