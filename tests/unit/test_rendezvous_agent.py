@@ -16,6 +16,8 @@ from torch.distributed.elastic.multiprocessing.api import PContext
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from keepstep.cli.main import main
+from keepstep.elastic.rendezvous.link import Link, serve
+from keepstep.elastic.rendezvous.roster import Roster
 from keepstep.errors import ConfigError, CoordinationError, ExitCode
 from keepstep.launch.agent import CommitMark, _hear_signals, _honor_stop_time, endpoint_from
 from keepstep.launch.env import round_from, tell_agent_of_commit, world_from
@@ -145,3 +147,42 @@ def test_store_serves_answers_and_ends_well_when_told_to(
         server.terminate()
         assert server.wait(30) == 0
     ports.release()
+
+
+def test_store_says_whether_a_job_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    server = serve("127.0.0.1", 0)
+    endpoint = ["--endpoint", f"127.0.0.1:{server.port}"]
+    link = Link(server, "7.0")
+    running = Roster(round=1, formed=("a/1/x",), members=("a/1/x",))
+    assert main(["store", "--done", "7.0", *endpoint]) == ExitCode.TRANSIENT
+    assert link.replace(None, running)
+    assert main(["store", "--done", "7.0", *endpoint]) == ExitCode.TRANSIENT
+    assert capsys.readouterr().out == "run 7.0 is not known to be complete\n" * 2
+    assert link.replace(running, running.completed())
+    assert main(["store", "--done", "7.0", *endpoint]) == ExitCode.OK
+    assert capsys.readouterr().out == "run 7.0 is complete\n"
+    assert main(["store", "--done", "7.1", *endpoint]) == ExitCode.TRANSIENT
+
+
+def test_store_with_a_roster_of_another_keepstep_does_not_say(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = serve("127.0.0.1", 0)
+    server.set("keepstep/rendezvous/7.0/roster", '{"is_complete":true,"of_tomorrow":1}')
+    asked = ["store", "--done", "7.0", "--host", "127.0.0.1", "--port", str(server.port)]
+    assert main(asked) == ExitCode.STORAGE_UNAVAILABLE
+    assert "run the same version on all nodes" in capsys.readouterr().err
+
+
+def test_store_that_is_away_does_not_say(capsys: pytest.CaptureFixture[str]) -> None:
+    ports = claim_ports()
+    asked = ["store", "--done", "7.0", "--endpoint", f"127.0.0.1:{ports.first}"]
+    assert main(asked) == ExitCode.STORAGE_UNAVAILABLE
+    assert f"no rendezvous store answers at 127.0.0.1:{ports.first}" in capsys.readouterr().err
+    ports.release()
+
+
+def test_endpoint_is_for_asking_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "--endpoint", "elsewhere"]) == ExitCode.USAGE
+    assert main(["store", "--check", "--endpoint", "elsewhere:x"]) == ExitCode.CONFIG
+    assert "--endpoint=elsewhere:x: 'x' is no port" in capsys.readouterr().err

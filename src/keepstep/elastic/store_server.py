@@ -3,8 +3,12 @@
 import signal
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from keepstep.errors import ConfigError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -43,8 +47,32 @@ def serve_until_told(host: str, port: int, announce: Callable[[int], None]) -> N
 def ask(host: str, port: int) -> None:
     """Whether a rendezvous store answers there.
 
-    *Blocks:* a few seconds. *Raises:* StorageUnavailable if none does.
+    *Blocks:* a few seconds; without bound while the store's process is stopped. *Raises:*
+    StorageUnavailable if none does.
     """
+    _reach(host, port)
+
+
+def ask_whether_complete(run_id: str, host: str, port: int) -> bool:
+    """Whether the job of this name has succeeded, as far as the store there knows.
+
+    *Blocks:* and *Raises:* as ``ask``; StorageUnavailable also if the store's roster is not one
+    that this keepstep can read.
+    """
+    from keepstep.elastic.rendezvous.link import STORE_ERRORS, Link, first_line
+
+    store = _reach(host, port)
+    try:
+        roster = Link(store, run_id).read()
+    except STORE_ERRORS as error:
+        raise StorageUnavailable(
+            f"the rendezvous store at {host or 'localhost'}:{port} does not say whether "
+            f"{run_id} is complete: {first_line(error)}"
+        ) from error
+    return roster is not None and roster.is_complete
+
+
+def _reach(host: str, port: int) -> "Store":
     from keepstep.elastic.rendezvous.link import (
         STORE_ERRORS,
         Endpoint,
@@ -57,9 +85,11 @@ def ask(host: str, port: int) -> None:
     try:
         if not is_answering(endpoint):
             raise ConnectionRefusedError("nobody listens there")
-        connect(endpoint).add("keepstep/health", 1)
+        store = connect(endpoint)
+        store.add("keepstep/health", 1)
     except STORE_ERRORS as error:
         raise StorageUnavailable(
             f"no rendezvous store answers at {endpoint}: {first_line(error)}. "
             "Start one there with `keepstep store`"
         ) from error
+    return store

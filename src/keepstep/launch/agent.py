@@ -19,12 +19,11 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from keepstep.elastic.rendezvous.handler import KeepstepRendezvousHandler
 from keepstep.elastic.rendezvous.link import Endpoint
-from keepstep.elastic.rendezvous.settings import settings_from
+from keepstep.elastic.rendezvous.settings import address_from, settings_from
 from keepstep.errors import ConfigError
 
 logger = logging.getLogger("keepstep.launch")
 
-DEFAULT_PORT = 29400
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
 
 
@@ -61,12 +60,7 @@ def endpoint_from(params: RendezvousParameters) -> Endpoint:
             "--rdzv-endpoint is missing: HOST[:PORT] of `keepstep store`, or of a node that is to "
             "host it; on a single node localhost will do"
         )
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, str(DEFAULT_PORT)
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--rdzv-endpoint={text}: {port!r} is no port; write HOST:PORT")
-    return Endpoint(host.strip("[]"), int(port))
+    return Endpoint(*address_from("--rdzv-endpoint", text))
 
 
 class CommitMark:

@@ -4,7 +4,7 @@
 ``roster``     what the nodes agree on, and how one of them may change it: pure
 ``rules``      when a round may form, when its members come together again: pure
 ``liveness``   who has fallen silent, by what this node has seen and its own monotonic clock
-``settings``   what ``--rdzv-conf`` may say
+``settings``   what ``--rdzv-endpoint`` and ``--rdzv-conf`` may say
 ``link``       the roster and the heartbeats in a TCPStore
 ``keeper``     the thread that keeps both up to date, and outlives the loss of the store
 ``handler``    what torchrun's agent talks to

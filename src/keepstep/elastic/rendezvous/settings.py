@@ -1,9 +1,11 @@
-"""What ``--rdzv-conf`` may say to the keepstep backend."""
+"""What ``--rdzv-endpoint`` and ``--rdzv-conf`` may say to the keepstep backend."""
 
 from dataclasses import dataclass, fields
 from typing import Any
 
 from keepstep.errors import ConfigError
+
+DEFAULT_PORT = 29400
 
 _OF_TORCHRUN = ("timeout", "rank")  # put there by torchrun itself
 
@@ -31,6 +33,16 @@ class Settings:
     is_host: bool | None = None
     """Whether this node hosts the store. None: if nobody answers at the endpoint, and the
     endpoint is this node's own address."""
+
+
+def address_from(option: str, text: str) -> tuple[str, int]:
+    """Host and port of the store in ``HOST[:PORT]``. *Raises:* ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, str(DEFAULT_PORT)
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{option}={text}: {port!r} is no port; write HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def settings_from(conf: dict[str, Any]) -> Settings:
