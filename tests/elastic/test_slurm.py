@@ -18,19 +18,28 @@ pytestmark = pytest.mark.drill
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 
 # As the real one: what is behind its options is executed on each node, and signals are handed on.
+# It ends with 1 if a node was lost, else with 128 + a signal, else with the largest code.
 _SRUN = """
 echo "$@" > srun
 while [ "$1" != keepstep ]; do shift; done
-told= task=
-trap 'told=yes; [ -z "$task" ] || kill -USR1 "$task"' USR1
-"$@" &
-task=$!
-[ -z "$told" ] || kill -USR1 "$task"
-while :; do
-  told=; code=0
-  wait "$task" || code=$?
-  [ -n "$told" ] || exit "$code"
+told= tasks= lost= largest=0
+trap 'told=yes; [ -z "$tasks" ] || kill -USR1 $tasks' USR1
+for fate in $NODES; do
+  if [ "$fate" = lost ]; then lost=yes; continue; fi
+  FATE="$fate" "$@" &
+  tasks="$tasks $!"
 done
+[ -z "$told" ] || kill -USR1 $tasks
+for task in $tasks; do
+  while :; do
+    told=; code=0
+    wait "$task" || code=$?
+    [ -n "$told" ] || break
+  done
+  [ "$code" -le "$largest" ] || largest=$code
+done
+[ -z "$lost" ] || exit 1
+exit "$largest"
 """
 
 _SLEEP = """
@@ -43,17 +52,31 @@ echo "$@" >> scontrol
 [ "$1" != show ] || echo "   JobState=$STATE Reason=None"
 """
 
-# The agent ends with CODE, or with TOLD, or 85, when it is told.
+# The agent of a node ends with its FATE, a code or a signal; told: with what follows that, or 85.
 _KEEPSTEP = """
+if [ "$1 $2" = "store --done" ]; then
+  echo "$@" > asked
+  exit "$DONE"
+fi
 echo "$@" > "$1"
 echo $$ > "$1-pid"
+end() {
+  case $1 in
+    SIG*) kill -s "${1#SIG}" $$ ;;
+    *) exit "$1" ;;
+  esac
+}
 case "$1" in
   store) exec sleep 100 ;;
   run)
-    [ -z "$CODE" ] || exit "$CODE"
-    trap 'exit "${TOLD:-85}"' USR1
-    touch ready
-    while :; do sleep 0.02; done ;;
+    case $FATE in
+      told*)
+        code="${FATE#told}"
+        trap 'end "${code:-85}"' USR1
+        echo >> ready
+        while :; do sleep 0.02; done ;;
+      *) end "$FATE" ;;
+    esac ;;
 esac
 """
 
@@ -62,6 +85,17 @@ exec {sys.executable} -c 'import sys
 from keepstep.cli.main import main
 sys.exit(main(sys.argv[1:]))' "$@"
 """
+
+_TINY = {
+    "NODE_PROCESSES": "1",
+    "KEEPSTEP_URI": "run",
+    "KEEPSTEP_TRAIN__LOG_EVERY": "5",
+    "KEEPSTEP_TRAIN__EVALUATE_EVERY": "0",
+    "KEEPSTEP_MODEL__LAYERS": "1",
+    "KEEPSTEP_MODEL__WIDTH": "16",
+    "KEEPSTEP_DATA__VALIDATION_SAMPLES": "64",
+    "KEEPSTEP_CHECKPOINT__EVERY": "1000000",
+}
 
 
 class Batch:
@@ -84,7 +118,11 @@ class Batch:
                 cwd=directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | slurm | path | {"STATE": "RUNNING", "CODE": ""} | environ,
+                env=os.environ
+                | slurm
+                | path
+                | {"STATE": "RUNNING", "NODES": "told", "DONE": "75"}
+                | environ,
             )
 
     def said(self, name: str) -> str:
@@ -124,63 +162,125 @@ def make_batch(tmp_path: Path) -> Iterator[MakeBatch]:
 
 def test_the_notice_is_handed_on_and_the_job_is_queued_again(make_batch: MakeBatch) -> None:
     batch = make_batch()
-    batch.wait_until((batch.directory / "ready").exists, "the agent")
+    batch.wait_until(lambda: batch.said("ready"), "the agent")
     batch.tell()
     assert batch.end() == 85, batch.said("log")
     assert batch.said("scontrol").splitlines() == ["show job 7", "requeue 7"]
 
 
-@pytest.mark.parametrize("code", [75, 85, 86, 88])
+@pytest.mark.parametrize("code", [1, 71, 75, 85, 86, 88])
 def test_what_another_start_may_cure_is_queued_again(make_batch: MakeBatch, code: int) -> None:
-    batch = make_batch(CODE=str(code))
+    batch = make_batch(NODES=f"0 {code}", STORE_PAUSE="0")
     assert batch.end() == code, batch.said("log")
     assert "requeue 7" in batch.said("scontrol")
 
 
-@pytest.mark.parametrize("code", [87, 137])
-def test_a_node_that_was_lost_does_not_keep_a_preempted_job_from_the_queue(
-    make_batch: MakeBatch, code: int
+@pytest.mark.parametrize(
+    ("nodes", "code"), [("lost 75", 1), ("lost 78", 1), ("SIGKILL 75", 137), ("SIGHUP 75", 129)]
+)
+def test_a_job_that_lost_a_node_is_queued_again(
+    make_batch: MakeBatch, nodes: str, code: int
 ) -> None:
-    batch = make_batch(TOLD=str(code))
-    batch.wait_until((batch.directory / "ready").exists, "the agent")
+    batch = make_batch(NODES=nodes)
+    assert batch.end() == code, batch.said("log")
+    assert batch.said("scontrol").splitlines() == ["show job 7", "requeue 7"]
+
+
+@pytest.mark.parametrize("nodes", ["lost told", "SIGKILL told", "told told87", "told toldSIGKILL"])
+def test_a_node_that_was_lost_does_not_keep_a_preempted_job_from_the_queue(
+    make_batch: MakeBatch, nodes: str
+) -> None:
+    batch = make_batch(NODES=nodes, SLURM_RESTART_COUNT="1000")
+    batch.wait_until(lambda: len(batch.said("ready")) == nodes.count("told"), "the agents")
     batch.tell()
     assert batch.end() == 86, batch.said("log")
     assert "requeue 7" in batch.said("scontrol")
 
 
 def test_a_notice_does_not_hide_what_no_start_would_cure(make_batch: MakeBatch) -> None:
-    batch = make_batch(TOLD="78")
-    batch.wait_until((batch.directory / "ready").exists, "the agent")
+    batch = make_batch(NODES="told78")
+    batch.wait_until(lambda: batch.said("ready"), "the agent")
     batch.tell()
     assert batch.end() == 78, batch.said("log")
     assert batch.said("scontrol") == ""
 
 
+@pytest.mark.parametrize("nodes", ["lost 0", "SIGKILL 0", "85 0", "87 0"])
+def test_a_complete_job_ends_well_whatever_srun_ends_with(
+    make_batch: MakeBatch, nodes: str
+) -> None:
+    batch = make_batch(NODES=nodes, DONE="0", JOB_STORE="elsewhere:1", SLURM_RESTART_COUNT="2")
+    assert batch.end() == 0, batch.said("log")
+    assert batch.said("asked") == "store --done 7.2 --endpoint elsewhere:1\n"
+    assert batch.said("scontrol") == ""
+
+
+@pytest.mark.parametrize("answer", [69, 124])
+def test_a_store_that_does_not_answer_does_not_keep_a_job_from_the_queue(
+    make_batch: MakeBatch, answer: int
+) -> None:
+    batch = make_batch(NODES="lost 75", DONE=str(answer))
+    assert batch.end() == 1, batch.said("log")
+    assert "requeue 7" in batch.said("scontrol")
+
+
+@pytest.mark.parametrize("nodes", ["lost 75", "SIGKILL", "69", "71", "75", "88"])
+def test_failures_do_not_queue_a_job_without_end(make_batch: MakeBatch, nodes: str) -> None:
+    batch = make_batch(NODES=nodes, SLURM_RESTART_COUNT="3", JOB_REQUEUES="3", STORE_PAUSE="0")
+    assert batch.end() not in (0, 86), batch.said("log")
+    assert batch.said("scontrol").splitlines() == ["show job 7"]
+    assert "queued again 3 times, and JOB_REQUEUES is 3: look above" in batch.said("log")
+
+
+@pytest.mark.parametrize(("restarts", "is_queued"), [("19", True), ("20", False)])
+def test_twenty_requeues_are_the_bound(
+    make_batch: MakeBatch, restarts: str, is_queued: bool
+) -> None:
+    batch = make_batch(NODES="75", SLURM_RESTART_COUNT=restarts)
+    assert batch.end() == 75, batch.said("log")
+    assert ("requeue 7" in batch.said("scontrol")) is is_queued
+
+
+def test_preemption_queues_a_job_without_end(make_batch: MakeBatch) -> None:
+    batch = make_batch(NODES="85", SLURM_RESTART_COUNT="1000")
+    assert batch.end() == 85, batch.said("log")
+    assert "requeue 7" in batch.said("scontrol")
+
+
+def test_a_bound_that_is_no_number_is_refused_at_the_start(make_batch: MakeBatch) -> None:
+    batch = make_batch(JOB_REQUEUES="many")
+    assert batch.end() != 0
+    assert "many" in batch.said("log")
+    assert batch.said("srun") == ""
+
+
 def test_a_store_that_failed_is_given_time(make_batch: MakeBatch) -> None:
-    batch = make_batch(CODE="69", STORE_PAUSE="0.07", JOB_STORE="elsewhere")
+    batch = make_batch(NODES="69", STORE_PAUSE="0.07", JOB_STORE="elsewhere")
     assert batch.end() == 69, batch.said("log")
     assert batch.said("slept") == "0.07\n"
     assert "requeue 7" in batch.said("scontrol")
 
 
-@pytest.mark.parametrize("code", [0, 1, 78, 87, 93])
+@pytest.mark.parametrize("code", [0, 2, 78, 87, 93, 127])
 def test_what_is_over_is_not(make_batch: MakeBatch, code: int) -> None:
-    batch = make_batch(CODE=str(code))
+    batch = make_batch(NODES=f"0 {code}")
     assert batch.end() == code, batch.said("log")
     assert batch.said("scontrol") == ""
 
 
-def test_a_canceled_job_stays_canceled(make_batch: MakeBatch) -> None:
-    batch = make_batch(CODE="85", STATE="COMPLETING")
-    assert batch.end() == 85, batch.said("log")
+@pytest.mark.parametrize(("nodes", "code"), [("85", 85), ("lost 75", 1), ("SIGKILL", 137)])
+def test_a_canceled_job_stays_canceled(make_batch: MakeBatch, nodes: str, code: int) -> None:
+    batch = make_batch(NODES=nodes, STATE="COMPLETING")
+    assert batch.end() == code, batch.said("log")
     assert batch.said("scontrol").splitlines() == ["show job 7"]
+    assert "is being canceled" in batch.said("log")
 
 
 def test_the_agent_is_started_by_srun_itself_and_meets_at_a_store_on_this_node(
     make_batch: MakeBatch,
 ) -> None:
     batch = make_batch(SLURM_RESTART_COUNT="2", SLURM_CPUS_PER_TASK="4")
-    batch.wait_until((batch.directory / "ready").exists, "the agent")
+    batch.wait_until(lambda: batch.said("ready"), "the agent")
     batch.wait_until(lambda: batch.said("store-pid"), "the store")
     options, _, agent = batch.said("srun").partition(" keepstep run ")
     assert "--ntasks-per-node=1" in options.split()
@@ -197,7 +297,7 @@ def test_the_agent_is_started_by_srun_itself_and_meets_at_a_store_on_this_node(
 
 
 def test_a_store_elsewhere_is_used(make_batch: MakeBatch) -> None:
-    batch = make_batch(JOB_STORE="elsewhere:1", CODE="0")
+    batch = make_batch(JOB_STORE="elsewhere:1", NODES="0")
     assert batch.end() == 0, batch.said("log")
     assert "--rdzv-endpoint=elsewhere:1" in batch.said("run").split()
     assert batch.said("store") == ""
@@ -211,21 +311,19 @@ def test_what_slurm_is_asked_for() -> None:
 
 @pytest.mark.long
 def test_the_trainer_commits_when_slurm_tells(make_batch: MakeBatch) -> None:
-    batch = make_batch(
-        _REAL_KEEPSTEP,
-        NODE_PROCESSES="1",
-        KEEPSTEP_URI="run",
-        KEEPSTEP_TRAIN__STEPS="1000000",
-        KEEPSTEP_TRAIN__LOG_EVERY="5",
-        KEEPSTEP_TRAIN__EVALUATE_EVERY="0",
-        KEEPSTEP_MODEL__LAYERS="1",
-        KEEPSTEP_MODEL__WIDTH="16",
-        KEEPSTEP_DATA__VALIDATION_SAMPLES="64",
-        KEEPSTEP_CHECKPOINT__EVERY="1000000",
-    )
+    batch = make_batch(_REAL_KEEPSTEP, **_TINY, KEEPSTEP_TRAIN__STEPS="1000000")
     (batch.directory / "recipe.toml").write_text("")
     batch.wait_until(lambda: "step=5 epoch" in batch.said("log"), "a few steps")
     batch.tell()
     assert batch.end() == 85, batch.said("log")
     assert "nothing is lost" in batch.said("log")
     assert "requeue 7" in batch.said("scontrol")
+
+
+@pytest.mark.long
+def test_the_store_knows_that_a_job_is_complete_that_lost_a_node(make_batch: MakeBatch) -> None:
+    batch = make_batch(_REAL_KEEPSTEP, **_TINY, KEEPSTEP_TRAIN__STEPS="5", NODES="told lost")
+    (batch.directory / "recipe.toml").write_text("")
+    assert batch.end() == 0, batch.said("log")
+    assert "srun ended with 1, and the job is complete" in batch.said("log")
+    assert batch.said("scontrol") == ""
