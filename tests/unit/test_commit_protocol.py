@@ -549,3 +549,31 @@ def test_nobody_reports_a_commit_that_can_be_read_and_may_not_survive() -> None:
     assert [type(error) for error in raised] == [CommitOutcomeUnknown] * 3
     assert set(storage.asked) == {attempt.key(MANIFEST)}
     assert MANIFEST in [key.rpartition("/")[2] for key in objects_of(storage, attempt)], "it stays"
+
+
+def test_ranks_that_are_silent_together_are_waited_for_together() -> None:
+    store = MemoryStore()
+    coordinator, alive = (
+        CommitBarrier(
+            store, world=World(rank=rank, world_size=32), scope="x", step=4, timeout_seconds=0.4
+        )
+        for rank in (0, 31)
+    )
+    store.set("x/alive/7", b"1")  # lived once
+    coordinator.post("arrive", lambda: b"mine")
+    began = time.monotonic()
+    late = threading.Timer(0.8, alive.post, ["arrive", lambda: b"late"])
+    late.start()
+    with alive.kept_alive(60), pytest.raises(CommitAborted, match=r"for ranks 1, 2, .*, 30 at"):
+        coordinator.collect("arrive")
+    assert time.monotonic() - began < 4
+    late.join()
+
+
+def test_a_coordinator_that_plans_for_longer_than_the_timeout_is_waited_for() -> None:
+    def plan_long(rank: int, name: str) -> None:
+        if (rank, name) == (0, "global_plan"):
+            time.sleep(2.5)
+
+    _, raised = Job(MemoryStorage()).save(30, plan_long, patience=1.0)
+    assert raised == [None, None, None]

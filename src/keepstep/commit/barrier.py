@@ -36,6 +36,10 @@ _LIFE_INTERVAL_SECONDS = 1.0
 _HURRIED_SECONDS = 5.0
 
 
+_Heard = dict[int, tuple[bytes | None, float]]
+"""By rank: its last sign of life, and when that was first seen."""
+
+
 class Store(Protocol):
     """What the barrier needs of a key-value store shared by all ranks."""
 
@@ -171,9 +175,10 @@ class CommitBarrier:
         """
         ranks = range(self._world.world_size)
         posts: dict[int, bytes] = {}
+        heard: _Heard = {}
         for rank in ranks:
             key = self._key(topic, "post", rank)
-            message = self._wait(key, rank)
+            message = self._wait(key, rank, heard, others=ranks[rank + 1 :])
             if message is not None:
                 posts[rank] = message
                 self._store.delete(key)
@@ -232,11 +237,22 @@ class CommitBarrier:
             if self._has_urged:
                 self._store.delete(self._urge_key)
 
-    def _wait(self, key: str, rank: int) -> bytes | None:
-        """The value of a key that ``rank`` sets, or ``None`` once it seems dead."""
+    def _wait(
+        self,
+        key: str,
+        rank: int,
+        heard: _Heard | None = None,
+        others: Sequence[int] = (),
+    ) -> bytes | None:
+        """The value of a key that ``rank`` sets, or ``None`` once it seems dead.
+
+        Args:
+            heard: Of this rank and others, as far as they were listened for; kept up to date.
+            others: Whose turn it is next: who is silent meanwhile has used up its time then.
+        """
+        heard = {} if heard is None else heard
         slice_seconds = min(_LIFE_INTERVAL_SECONDS, self._timeout_seconds / 4)
-        heard_at = time.monotonic()
-        last_life: bytes | None = None
+        heard_at = self._listen(rank, heard) if rank in heard else time.monotonic()
         while True:
             remaining = heard_at + self._patience_seconds - time.monotonic()
             message = self._store.wait(key, max(0.0, min(slice_seconds, remaining)))
@@ -244,10 +260,17 @@ class CommitBarrier:
                 return message
             self.alive()  # waiting for another is a sign of life as well
             self._urge()
-            life = self._store.wait(self._life_key(rank), 0)
-            if life != last_life:
-                last_life = life
-                heard_at = time.monotonic()
+            heard_at = self._listen(rank, heard)
+            for other in others:
+                if other not in heard:
+                    self._listen(other, heard)
+
+    def _listen(self, rank: int, heard: _Heard) -> float:
+        """When a rank's last sign of life was first seen, or when it was first listened for."""
+        life = self._store.wait(self._life_key(rank), 0)
+        if rank not in heard or heard[rank][0] != life:
+            heard[rank] = (life, time.monotonic())
+        return heard[rank][1]
 
     def _urge(self) -> None:
         if not self._has_urged and self._is_awaited():

@@ -156,7 +156,8 @@ class Attempt:
         that cannot stage says so in :meth:`persist`.
         """
         try:
-            with self._timeline.phase(Phase.PLAN):
+            # To plan for many tensors and ranks may take the coordinator longer than its timeout.
+            with self._timeline.phase(Phase.PLAN), self._barrier.kept_alive(_PATIENCE_SECONDS):
                 plan = self._plan()
         except (CommitAborted, BarrierTimeout, StorageError) as error:
             self._abort(error)

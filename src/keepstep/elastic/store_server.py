@@ -33,7 +33,8 @@ def serve_until_told(host: str, port: int, announce: Callable[[int], None]) -> N
     try:
         store = serve(host or "localhost", port, bind=host)
         announce(store.port)
-        told.wait()
+        while not told.wait(1.0):  # a signal that comes to a thread of torch wakes nobody
+            pass
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host or 'any address'}, port {port}: {error.strerror or error}. "
