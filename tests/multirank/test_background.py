@@ -251,6 +251,27 @@ def test_a_copy_that_ended_before_the_tick_of_an_unguarded_step_is_never_committ
     assert steps_in(tmp_path) == [2]
 
 
+@pytest.mark.usefixtures("slow_copy")
+def test_an_unguarded_step_that_no_version_tells_of_is_not_committed_by_what_follows(
+    tmp_path: Path,
+) -> None:
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    with (
+        suppress(ZeroDivisionError),
+        keepstep.open(str(tmp_path), every="1000steps", mode="overlap") as session,
+    ):
+        session.track(model=model, optim=optimizer).restore()
+        session.tick()
+        save = session.save()
+        model(torch.ones(4)).sum().backward()
+        optimizer.step()
+        raise ZeroDivisionError
+    assert save.has_failed
+    assert steps_in(tmp_path) == []
+    optimizer.step()  # of which a session that is closed hears no more
+
+
 def step_unguarded(rank: int, uri: str, then: str) -> str:
     """Save in overlap mode, and take a step that only rank 0's copy gets to see."""
     model = build("fsdp")

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Self
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 
 from keepstep import failpoints
 from keepstep.checkpoint.live import live_entries
@@ -103,6 +104,7 @@ class Session:
         self._state = AppState(rank=world.rank, seed=settings.seed)
         self._run = self._control.decide(self._open_run)
         self._generation: Generation | None = None
+        self._step_hooks: list[RemovableHandle] = []
         self._metrics: dict[str, float] = {}
         self._adapted: str | None = None
         self._preemption = preemption
@@ -478,6 +480,8 @@ class Session:
         if self._is_closed:
             return
         self._is_closed = True
+        for hook in self._step_hooks:
+            hook.remove()
         self._preemption.notices.ignore(self._on_notice)
         try:
             if self._generation is not None:
@@ -717,7 +721,7 @@ class Session:
         self._control.succeed(lambda: check_storable(self._state.save_dict()))
 
     def _begin(self, resumed: Resumed) -> Generation:
-        return begin_generation(
+        generation = begin_generation(
             self._storage,
             self._store,
             resumed,
@@ -727,6 +731,9 @@ class Session:
             control=self._control,
             is_hurried=lambda: self._preemption.notice is not None,
         )
+        if self._settings.mode is SaveMode.OVERLAP:
+            self._step_hooks = self._state.before_steps(generation.saves.check_guarded)
+        return generation
 
     def _active(self) -> Generation:
         if self._is_closed:

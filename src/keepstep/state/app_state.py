@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from keepstep.errors import ConfigError, InternalError
 from keepstep.state.equality import first_difference
@@ -80,6 +81,13 @@ class AppState:
                     f"cannot track {name!r}: a {type(tracked).__name__} has no state_dict() and "
                     "load_state_dict()"
                 )
+
+    def before_steps(self, act: Callable[[], None]) -> list[RemovableHandle]:
+        """Have ``act`` called whenever an optimizer begins a step."""
+        return [
+            optimizer.register_step_pre_hook(lambda *_: act())
+            for optimizer in self._optimizers.values()
+        ]
 
     @contextmanager
     def steady(self) -> Iterator[None]:
