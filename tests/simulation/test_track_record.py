@@ -51,7 +51,7 @@ RECORD = {
     ),
     "what a newer generation removes is set aside as damaged by a start that it has overtaken": (
         replaced(Chooser, "set_aside", _set_aside_though_overtaken),
-        "630:saves=6,events=stop@271#37804+stop@300#31128",
+        "630:saves=6,events=stop@276#27159+stop@304#103",
     ),
 }
 
