@@ -16,13 +16,14 @@ from keepstep.drills.scenario import Drill, Scale
 
 
 def agents(scale: Scale) -> tuple[Drill, ...]:
-    """Alone, with its workers, that of rank 0, and one that never comes back."""
+    """Alone, with its workers, that of rank 0, one that never comes back; or one rank of a node."""
     agent, node = Deed.KILL_AGENT, Deed.KILL_NODE
     return (
         _replaced(scale, "agent-killed", agent, "rank 1", "The agent of rank 1 is killed alone"),
         _replaced(scale, "node-lost", node, "rank 1", "The node of rank 1 is killed"),
         _replaced(scale, "node-lost-rank-0", node, "rank 0", "The node of rank 0 is killed"),
         _for_good(scale),
+        _one_rank(scale),
     )
 
 
@@ -58,4 +59,19 @@ def _for_good(scale: Scale) -> Drill:
         Release(),
         End(),
         judges=("died_with_agent", "hops_keep_state", *RESUMED),
+    )
+
+
+def _one_rank(scale: Scale) -> Drill:
+    step = scale.kill_step - 1
+    return drill(
+        "node-rank-killed",
+        "D5",
+        f"One of four ranks on two nodes is killed after step {step}. On the other node one rank "
+        "has lost a peer, and the launcher ends the other: that node goes on as well.",
+        Assemble(
+            workers_per_node=2, failpoints=f"step.after=kill@rank:3@step:{step}", worlds=(4, 4)
+        ),
+        End(),
+        judges=("interrupted", *RESUMED),
     )
