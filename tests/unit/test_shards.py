@@ -275,7 +275,9 @@ def calls_to_write(num_pieces: int) -> int:
     threads, calls = OneByOne(), []
     writer = ShardWriter(MemoryStorage(), ATTEMPT, threads=threads)
     pieces = [(number, number + 1) for number in range(num_pieces)]
-    results = writer._each(lambda start, _: start, pieces, threads.run_one, on_error=alive)
+    results = writer._each(
+        lambda start, _: start, pieces, threads.run_one, at_middle=alive, on_error=alive
+    )
     sys.setprofile(lambda _, event, __: calls.append(event) if "call" in event else None)
     try:
         written = list(results)

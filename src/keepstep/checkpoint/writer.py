@@ -8,6 +8,7 @@ from concurrent.futures import Future as ThreadFuture
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
@@ -171,16 +172,16 @@ class ShardWriter(StorageWriter):
         """Checksums of the file's parts, and the content digest of each slot's chunk."""
         checksums: list[RunChecksums] = []
         digests = [0] * len(contents.layout.slots)
-        pieces = _pieces(size_bytes)
-        middle = len(pieces) // 2
-        for number, batch in enumerate((pieces[:middle], pieces[middle:])):
-            if number == 1:
-                failpoints.hit("write.middle", step=self._attempt.step)
-            work = partial(_write_piece, contents, writer)
-            for done in self._each(work, batch, alive, on_error=writer.abandon):
-                checksums += done.checksums
-                for slot, digest in done.digests:
-                    digests[slot] ^= digest
+        for written in self._each(
+            partial(_write_piece, contents, writer),
+            _pieces(size_bytes),
+            alive,
+            at_middle=partial(failpoints.hit, "write.middle", step=self._attempt.step),
+            on_error=writer.abandon,
+        ):
+            checksums += written.checksums
+            for slot, digest in written.digests:
+                digests[slot] ^= digest
         return checksums, digests
 
     def _each(
@@ -189,23 +190,35 @@ class ShardWriter(StorageWriter):
         pieces: list[tuple[int, int]],
         alive: Callable[[], None],
         *,
+        at_middle: Callable[[], None],
         on_error: Callable[[], None],
     ) -> Iterator["_Written"]:
         """Results as they come. An error is raised once nothing is running any more.
 
         Args:
             alive: Called at least once a second.
+            at_middle: Called when half of the pieces are written, and some have not been begun.
         """
+        middle = max(1, len(pieces) // 2)
+        upcoming = iter(pieces)
         with _own_or_given(self._threads) as threads:
             futures: list[ThreadFuture[_Written]] = []
             # Not `wait`, which looks at all that are left whenever one of them is done.
             done: SimpleQueue[ThreadFuture[_Written]] = SimpleQueue()
-            try:
-                for piece in pieces:
+
+            def submit(count: int) -> None:
+                for piece in islice(upcoming, count):
                     futures.append(_submitted(threads, work, *piece))
                     futures[-1].add_done_callback(done.put)
-                for _ in futures:
-                    yield _next(done, alive).result()
+
+            try:
+                submit(middle)
+                for number in range(1, len(pieces) + 1):
+                    result = _next(done, alive).result()
+                    if number == middle:
+                        at_middle()
+                    submit(1)
+                    yield result
             except BaseException:
                 on_error()
                 raise
