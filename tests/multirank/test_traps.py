@@ -13,10 +13,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from models import adamw, assert_equal, build, full_state, open_session, sgd, step
 from torch import Tensor, nn
+from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.optim import PostLocalSGDOptimizer, ZeroRedundancyOptimizer
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, SGD, Adafactor, Adam, AdamW, Optimizer
@@ -280,6 +282,41 @@ def lbfgs(model: nn.Module, steps: int = 0) -> LBFGS:
     return optimizer
 
 
+class Sharpness(Optimizer):
+    """As implementations of SAM are written: groups are shared with the inner one, state is not."""
+
+    def __init__(self, kind: type[Optimizer], parameters: Any) -> None:
+        super().__init__(parameters, {"rho": 0.05})
+        self.base_optimizer = kind(self.param_groups)
+        self.param_groups = self.base_optimizer.param_groups
+
+
+class Both(Optimizer):
+    """An optimizer for each kind of parameter."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters(), {})
+        self.several = [SGD([parameter]) for parameter in model.parameters()]
+
+
+class Passing(Optimizer):
+    """As accelerate wraps an optimizer: everything is the inner one's."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        self.inner = inner
+        self.param_groups = inner.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        return self.inner.state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def step(self, closure: Any = None) -> None:
+        self.inner.step(closure)
+
+
 class TestOptimizerState:
     def test_that_is_not_flat_is_refused_with_a_way_out(self, tmp_path: Path) -> None:
         model = Net()
@@ -300,6 +337,49 @@ class TestOptimizerState:
         assert len(there["old_dirs"]) > 0
         for one, other in zip(there["old_dirs"], here["old_dirs"], strict=True):
             assert torch.equal(one, other)
+
+    def test_that_is_kept_by_an_inner_optimizer_is_refused(self) -> None:
+        model = Net()
+        for wrapper in (Sharpness(SGD, model.parameters()), Both(model)):
+            kind = type(wrapper).__name__
+            with pytest.raises(ConfigError, match=rf"'optim': a {kind} keeps state .* \(SGD\)"):
+                state_of(model=model, optim=wrapper)
+        state_of(model=model, optim=Sharpness(SGD, model.parameters()).base_optimizer)
+
+    def test_that_a_wrapper_shares_with_an_inner_optimizer_is_taken(self, tmp_path: Path) -> None:
+        saved, loaded = Net(), Net()
+        optimizer = Passing(adamw(saved))
+        saved(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+        save(tmp_path, model=saved, optim=optimizer)
+        again = Passing(adamw(loaded))
+        restore(tmp_path, model=loaded, optim=again)
+        assert_equal(
+            full_state(model=saved, optim=optimizer), full_state(model=loaded, optim=again)
+        )
+        assert len(again.inner.state) == 2
+
+    def test_of_zero_redundancy_is_refused(self) -> None:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            model = Net()
+            optimizer = ZeroRedundancyOptimizer(model.parameters(), AdamW)
+            message = r"ZeroRedundancyOptimizer keeps state .*\.optim \(AdamW\).*fully_shard"
+            with pytest.raises(ConfigError, match=message):
+                state_of(model=model, optim=optimizer)
+        finally:
+            dist.destroy_process_group()
+
+    def test_beside_state_and_groups_is_refused(self) -> None:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            model = Net()
+            averager = PeriodicModelAverager(period=4)
+            optimizer = PostLocalSGDOptimizer(SGD(model.parameters()), averager)
+            with pytest.raises(ConfigError, match="PostLocalSGDOptimizer holds step besides"):
+                state_of(model=model, optim=optimizer)
+        finally:
+            dist.destroy_process_group()
 
     def test_that_belongs_to_no_parameter_is_refused(self) -> None:
         model = Net()

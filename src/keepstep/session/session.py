@@ -154,8 +154,9 @@ class Session:
         """Name what must come back.
 
         Modules, optimizers, and anything with ``state_dict`` and ``load_state_dict``. Optimizers
-        are tracked together with the modules whose parameters they hold. Other objects must have
-        the same state on all ranks. Random generators are tracked without asking.
+        are tracked together with the modules whose parameters they hold, and keep their state
+        themselves. Other objects must have the same state on all ranks. Random generators are
+        tracked without asking.
 
         *Ranks:* the same names on all ranks. *Raises:* ``ConfigError`` naming what cannot be
         tracked.

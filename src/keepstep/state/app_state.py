@@ -18,7 +18,12 @@ from torch.utils.hooks import RemovableHandle
 from keepstep.errors import ConfigError, InternalError
 from keepstep.state.equality import first_difference
 from keepstep.state.module import NamedModule, is_extra_state
-from keepstep.state.optimizer import NamedOptimizer, names_for, owner_of
+from keepstep.state.optimizer import (
+    NamedOptimizer,
+    check_keeps_its_state,
+    names_for,
+    owner_of,
+)
 from keepstep.state.rng import (
     check_current_device,
     derive_rng,
@@ -73,6 +78,7 @@ class AppState:
                 _refuse_flat_parameters(name, tracked)
                 self._modules[name] = tracked
             elif isinstance(tracked, Optimizer):
+                check_keeps_its_state(name, tracked)
                 self._optimizers[name] = tracked
             elif isinstance(tracked, Stateful):
                 self._others[name] = tracked

@@ -6,7 +6,7 @@ gradient is left over. Here a state dict is what the optimizer holds, and a temp
 built from what the checkpoint holds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -192,6 +192,39 @@ class NamedOptimizer:
                 state = self._optimizer.state.get(parameter, {})
                 if isinstance(state.get("step"), torch.Tensor):
                     state["step"] = state["step"].to(parameter.device if on_device else "cpu")
+
+
+def check_keeps_its_state(name: str, optimizer: Optimizer) -> None:
+    """*Raises:* ``ConfigError`` if ``optimizer.state`` and groups are not all there is to save."""
+    kind = type(optimizer)
+    for attribute, inner in _inner_optimizers(optimizer):
+        # Wrappers that pass on the very same state, as accelerate's, hide nothing.
+        if inner.state is not optimizer.state:
+            raise ConfigError(
+                f"cannot track {name!r}: a {kind.__name__} keeps state in another optimizer, "
+                f".{attribute} ({type(inner).__name__}), which would be lost. Track that one "
+                "instead, if it has the same parameters on all ranks and the wrapper keeps nothing "
+                "from one step to the next; or, where parameters are not sharded, an object that "
+                "passes on the wrapper's state_dict() and load_state_dict(). To shard the state "
+                "of an optimizer use torch.distributed.fsdp.fully_shard with a plain one"
+            )
+    if kind.state_dict is not Optimizer.state_dict:
+        more = sorted(map(str, optimizer.state_dict().keys() - {"state", "param_groups"}))
+        if more:
+            raise ConfigError(
+                f"cannot track {name!r}: the state_dict() of a {kind.__name__} holds "
+                f"{', '.join(more)} besides state and param_groups, which would be lost. Track a "
+                "plain optimizer, and what else there is as an object of its own with "
+                "state_dict() and load_state_dict()"
+            )
+
+
+def _inner_optimizers(optimizer: Optimizer) -> Iterator[tuple[str, Optimizer]]:
+    for attribute, value in vars(optimizer).items():
+        several = value.values() if isinstance(value, dict) else value
+        for inner in several if isinstance(value, dict | list | tuple) else (value,):
+            if isinstance(inner, Optimizer):
+                yield attribute, inner
 
 
 def names_for(held: Sequence[torch.nn.Parameter], by_module: Mapping[str, Names]) -> Names:
