@@ -554,6 +554,14 @@ class TestValues:
         finally:
             dist.destroy_process_group()
 
+    @pytest.mark.parametrize("dtype", [torch.int4, torch.uint2])
+    def test_below_a_byte_are_refused(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        model = Net()
+        model.register_buffer("codes", torch.empty(4, dtype=dtype))
+        name = str(dtype).removeprefix("torch.")
+        with pytest.raises(ConfigError, match=rf"model\.codes is a sub-byte {name} tensor.*uint8"):
+            save(tmp_path, model=model)
+
     def test_frozen_sets_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="part"):
             save(tmp_path, part=Part({"seen": frozenset("ab")}))

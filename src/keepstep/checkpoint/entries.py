@@ -7,6 +7,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from keepstep.checkpoint.frames import dtype_name, has_frames
 from keepstep.checkpoint.shards import Path
 from keepstep.errors import ConfigError
 
@@ -56,6 +57,8 @@ def _unusual(tensor: torch.Tensor) -> tuple[str, str] | None:
         return "meta", plain
     if tensor.is_quantized:
         return "quantized", plain
+    if not has_frames(tensor.dtype):
+        return f"sub-byte {dtype_name(tensor.dtype)}", "keep its bytes as a tensor of uint8"
     is_wrapper: bool = is_traceable_wrapper_subclass(tensor)  # of tensors; it has no memory itself
     if is_wrapper:
         return "wrapper", plain

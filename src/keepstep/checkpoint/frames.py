@@ -54,6 +54,15 @@ def tensor_memory(tensor: torch.Tensor) -> memoryview:
     return memoryview(data)
 
 
+def has_frames(dtype: torch.dtype) -> bool:
+    """Whether torch has a way to store tensors of a dtype; of those below a byte it has none."""
+    try:
+        tensor_frame(dtype, (0,), 0)
+    except KeyError:
+        return False
+    return True
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """As the index spells it: ``bfloat16``."""
     return str(dtype).removeprefix("torch.")
