@@ -49,7 +49,10 @@ def load_state(
 
 
 def plan_load(reader: StorageReader, state: Loadable, fit: Fit, *, with_rng: bool) -> PlannedLoad:
-    """The first part of :func:`load_state`; nothing is read or changed yet. *Ranks:* local."""
+    """The first part of :func:`load_state`; nothing is read or changed yet.
+
+    *Ranks:* local. *Raises:* ``ConfigError`` naming what cannot be loaded into.
+    """
     with collector_paused():
         contents = fit.contents
         template: dict[str, Any] = state.template(contents, with_rng=with_rng)

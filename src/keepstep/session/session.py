@@ -720,6 +720,7 @@ class Session:
         """Refuse now what could not be saved later. *Raises:* ``ConfigError`` on all ranks."""
         self._control.succeed(self._state.check_device)
         self._control.succeed(lambda: check_storable(self._state.save_dict()))
+        self._control.succeed(self._state.check_in_place)
 
     def _begin(self, resumed: Resumed) -> Generation:
         generation = begin_generation(

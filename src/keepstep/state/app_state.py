@@ -7,17 +7,13 @@ from itertools import chain, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    set_model_state_dict,
-)
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from keepstep.errors import ConfigError, InternalError
 from keepstep.state.equality import first_difference
-from keepstep.state.module import NamedModule, is_extra_state
+from keepstep.state.module import NamedModule, refuse_meta
 from keepstep.state.optimizer import (
     NamedOptimizer,
     check_keeps_its_state,
@@ -133,13 +129,15 @@ class AppState:
         Args:
             contents: What is to be loaded, by path: global shape and dtype, ``None`` for a value.
             with_rng: Whether to load this rank's generators.
+
+        *Raises:* ``ConfigError`` naming what cannot be loaded into.
         """
         names = {path[0] for path in contents}
         template: dict[str, Any] = {}
         for name, module in self._named_modules().items():
             if name in names:
-                live = module.state_dict()
-                template[name] = {key: live[key] for key in live if (name, key) in contents}
+                keys = {str(path[1]) for path in contents if path[0] == name and len(path) == 2}
+                template[name] = module.destinations(keys)
         destinations: dict[Path, Any] = {}
         own = (RANKS, rank_name(self._rank))
         for path, spec in contents.items():
@@ -153,7 +151,9 @@ class AppState:
                 template[name] = {"state": {}}
                 mine = {path[1:]: s for path, s in contents.items() if s and path[0] == name}
                 found = optimizer.destinations(mine)
-                destinations |= {(name, *path): t for path, t in found.items()}
+                for inner, tensor in found.items():
+                    refuse_meta(".".join(map(str, (name, *inner))), tensor)
+                    destinations[(name, *inner)] = tensor
         for path in sorted(destinations, key=_path_order):
             _insert(template, path, destinations[path])
         return template
@@ -163,12 +163,9 @@ class AppState:
 
         Objects of which nothing was loaded stay as they are.
         """
-        for name, module in self._modules.items():
-            # Tensors were loaded in place; extra state has to be handed over.
-            entries = loaded.get(name, {})
-            extra = {key: value for key, value in entries.items() if is_extra_state(key)}
-            if extra:
-                set_model_state_dict(module, extra, options=StateDictOptions(strict=False))
+        for name, module in self._named_modules().items():
+            if loaded.get(name):
+                module.finish_load(loaded[name])
         for name, optimizer in self._named_optimizers().items():
             if name in loaded:
                 optimizer.load_state_dict(loaded[name])
@@ -254,6 +251,14 @@ class AppState:
         """
         for name, module in self._modules.items():
             check_current_device(name, chain(module.parameters(), module.buffers()))
+
+    def check_in_place(self) -> None:
+        """*Raises:* ``ConfigError`` naming an entry of a module that could not be put back.
+
+        *Ranks:* local.
+        """
+        for module in self._named_modules().values():
+            module.check_in_place()
 
     def tracks(self, name: str) -> bool:
         """Whether an object is tracked under a name."""
