@@ -1,7 +1,9 @@
 """Directory mode: folders that other frameworks write, committed and brought back."""
 
+import errno
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +241,32 @@ def test_a_session_that_restored_keeps_no_folders(tmp_path: Path) -> None:
         session.restore()
         with pytest.raises(ConfigError, match="fetch"):
             session.save_dir(tmp_path)
+
+
+def save_unreadable(rank: int, uri: str, folder: str, *, is_listed: bool) -> str:
+    """On rank 1 there is a file that cannot be opened, or of which nothing can be learned."""
+    mine = write(Path(folder) / str(rank))
+    with pytest.MonkeyPatch.context() as patch, open_session(uri) as session:
+        session.fetch(f"{folder}-fetched")
+        if rank == 1:
+            patch.setattr(Path, "open" if is_listed else "is_file", _denied)
+        with pytest.raises(ConfigError) as caught:
+            session.save_dir(mine, step=1)
+        patch.undo()
+        session.save_dir(write(Path(folder) / "shared", {"note": b"x"}), step=1).committed()
+    return str(caught.value)
+
+
+def _denied(path: Path, *_: Any, **__: Any) -> Any:
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_file_that_one_rank_cannot_read_is_named_on_all(
+    run_ranks: RunRanks, tmp_path: Path, is_listed: bool
+) -> None:
+    call = partial(save_unreadable, is_listed=is_listed)
+    errors = run_ranks(2, call, str(tmp_path / "run"), str(tmp_path / "out"))
+    assert errors[0] == errors[1]
+    assert "Permission denied" in errors[0]
+    assert str(tmp_path / "out" / "1") in errors[0]

@@ -60,7 +60,13 @@ from keepstep.session.sections import longest_before
 from keepstep.session.settings import Settings
 from keepstep.session.stopping import Agreed, Demand, Stopping, report_stop
 from keepstep.state.app_state import AppState
-from keepstep.state.folder import FolderToLoad, FolderToSave, check_same_files
+from keepstep.state.folder import (
+    Digests,
+    FolderToLoad,
+    FolderToSave,
+    check_same_files,
+    look_into,
+)
 from keepstep.storage.base import Storage
 from keepstep.world import World
 
@@ -268,15 +274,15 @@ class Session:
         active = self._active()
         if not self._keeps_folders:
             raise ConfigError("call fetch() instead of restore() in a run that keeps folders")
-        found: list[FolderToSave] = []
-        self._control.succeed(lambda: found.append(FolderToSave(Path(path).absolute())))
-        digests = self._control.gather(found[0].digests())
-        check_same_files(digests)
+        found: list[tuple[FolderToSave, Digests]] = []
+        self._control.succeed(lambda: found.append(look_into(Path(path).absolute())))
+        folder, digests = found[0]
+        check_same_files(self._control.gather(digests))
         if step is not None:
             self.step = step
         self._note_metrics(metrics, active.ledger)
         with self._saving():
-            save = active.saves.begin(found[0], self.step, partial(self._describe, tags))
+            save = active.saves.begin(folder, self.step, partial(self._describe, tags))
             return active.saves.conclude() if self._settings.mode is SaveMode.SYNC else save
 
     @contextmanager

@@ -23,6 +23,8 @@ _PIECE_BYTES = 8 << 20
 
 ContentPath = tuple[str | int, ...]
 TensorSpec = tuple[tuple[int, ...], torch.dtype]
+Digests = Mapping[str, tuple[int, int]]
+"""Size and CRC32C of files, by name."""
 
 
 class FolderToSave:
@@ -41,8 +43,8 @@ class FolderToSave:
         if special := [name for name, path in self._paths.items() if not path.is_file()]:
             raise ConfigError(f"{directory / special[0]} is no regular file, and cannot be saved")
 
-    def digests(self) -> dict[str, tuple[int, int]]:
-        """Size and CRC32C of every file, by name."""
+    def digests(self) -> Digests:
+        """Of every file."""
         return {name: _size_and_crc(path) for name, path in self._paths.items()}
 
     def save_dict(self) -> dict[str, Any]:
@@ -147,7 +149,16 @@ class FolderToLoad:
         return self.directory.joinpath(*parts)
 
 
-def check_same_files(by_rank: list[Mapping[str, tuple[int, int]]]) -> None:
+def look_into(directory: Path) -> tuple[FolderToSave, Digests]:
+    """A folder and what is in its files. *Raises:* ``ConfigError`` naming a file."""
+    try:
+        folder = FolderToSave(directory)
+        return folder, folder.digests()
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be saved: {error}") from error
+
+
+def check_same_files(by_rank: list[Digests]) -> None:
     """Compare what ranks see. *Raises:* ``ConfigError`` naming a file that two see differently."""
     seen: dict[str, tuple[int, tuple[int, int]]] = {}
     for rank, files in enumerate(by_rank):
