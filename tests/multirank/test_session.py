@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 import keepstep
 from keepstep import failpoints
 from keepstep.commit.catalog import Catalog
-from keepstep.errors import CommitAborted, FencedError, KeepstepError
+from keepstep.errors import CommitAborted, ConfigError, FencedError, KeepstepError
 from keepstep.observability.ledger import read_ledger
 from keepstep.storage.local import LocalStorage
 from rank_processes import RunRanks
@@ -366,3 +366,15 @@ def test_replicas_that_differ_are_refused_before_anything_is_saved(
     assert steps_in(tmp_path / "apart") == []
     assert run_ranks(2, save_apart, str(tmp_path / "alike"), True) == [None, None]
     assert steps_in(tmp_path / "alike") == [1]
+
+
+@pytest.mark.parametrize("name", ["mathematics", "parallel"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), Path("x"), {"dp": {2}}])
+def test_settings_that_no_manifest_can_hold_are_refused_at_once(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} has max_norm="):
+        open_session(str(tmp_path / "run"), **{name: {"lr": 0.1, "max_norm": value}})
+    with pytest.raises(ConfigError, match=rf"{name} has the key 3"):
+        open_session(str(tmp_path / "run"), **{name: {3: 0.1, "lr": 1}})
+    assert not (tmp_path / "run").exists()

@@ -149,3 +149,16 @@ def test_a_run_that_has_checkpoints_is_left_alone(tmp_path: Path, keepstep: Keep
     assert code == 78
     assert "another uri" in err
     assert sorted(map(str, (tmp_path / "run").rglob("*"))) == before
+
+
+def test_metrics_that_are_no_numbers_are_left_out(tmp_path: Path, keepstep: Keepstep) -> None:
+    model, optim, sched = make()
+    steps(model, optim, sched, 1)
+    infinite = {"best_val_loss": float("inf"), "last": torch.tensor(float("nan"))}
+    write(tmp_path / "old.pt", model, optim, sched, **infinite)
+    uri = str(tmp_path / "run")
+    code, _, err = keepstep("import", str(tmp_path / "old.pt"), uri)
+    assert (code, err) == (0, "")
+    storage = LocalStorage(tmp_path / "run")
+    (checkpoint,) = Catalog(storage).candidates()
+    assert Catalog(storage).manifest(checkpoint).metrics == {"loss": 0.5, "epoch": 2.0}

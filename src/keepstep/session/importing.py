@@ -1,5 +1,6 @@
 """Checkpoints in one file of ``torch.save``, as tutorials write them, made the start of a run."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -175,9 +176,10 @@ def _step_of(content: Mapping[str, Any], optimizer: Mapping[str, Any] | None) ->
 
 
 def _metrics_of(content: Mapping[str, Any]) -> dict[str, float]:
+    """Finite ones: others have no place in a manifest."""
     metrics = {}
     for key, value in content.items():
         is_number = isinstance(value, torch.Tensor) and value.numel() == 1
         if (isinstance(value, int | float) or is_number) and key not in _STEP:
             metrics[str(key)] = float(value)
-    return metrics
+    return {name: number for name, number in metrics.items() if math.isfinite(number)}

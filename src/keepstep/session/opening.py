@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from keepstep.checkpoint.save_engine import SaveMode
+from keepstep.commit.canonical import compact_bytes
 from keepstep.config import parse_interval, parse_keep
 from keepstep.elastic.preemption import NoticeSources, Preemption
 from keepstep.elastic.watchdog import Watchdog, installed
@@ -108,6 +109,8 @@ def open(
 
     *Raises:* ``ConfigError``; ``StorageError`` if the store cannot be written.
     """
+    _check_json("mathematics", mathematics or {})
+    _check_json("parallel", parallel or {})
     settings = Settings(
         every=parse_interval(every),
         keep=parse_keep(keep),
@@ -161,6 +164,20 @@ def _when_failing(when_failing: WhenFailing) -> WhenFailing:
     if when_failing in ("stop", "continue", "pause"):
         return when_failing
     raise ConfigError(f"when_failing={when_failing!r}: choose 'stop', 'continue' or 'pause'")
+
+
+def _check_json(name: str, settings: Mapping[Any, Any]) -> None:
+    """What goes into every manifest has to be what JSON can say."""
+    for key, value in settings.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{name} has the key {key!r}: keys are text")
+        try:
+            compact_bytes(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{name} has {key}={value!r}, which no manifest can hold ({error}); give finite "
+                "numbers, text, lists and the like"
+            ) from error
 
 
 def _world_of_group() -> World:
