@@ -20,6 +20,7 @@ from keepstep.errors import (
     NoCheckpointError,
     StateMismatchError,
 )
+from keepstep.state.optimizer import NamedOptimizer
 from rank_processes import RunRanks
 
 SHARDINGS: dict[Strategy, Callable[[nn.Module], nn.Module]] = {
@@ -260,6 +261,24 @@ def test_another_dtype_is_converted_on_request_alone(run_ranks: RunRanks, tmp_pa
         if isinstance(value, Tensor) and value.is_floating_point() and not name.endswith(".step"):
             assert value.dtype == torch.bfloat16, name
             assert torch.equal(value, saved[name].bfloat16()), name
+
+
+def test_to_convert_weights_no_optimizer_state_is_made_anew(
+    run_ranks: RunRanks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ranks(1, save, str(tmp_path), "none")
+    made: list[tuple[str | int, ...]] = []
+    destinations = NamedOptimizer.destinations
+
+    def counted(optimizer: NamedOptimizer, tensors: Any) -> Any:
+        found = destinations(optimizer, tensors)
+        made.extend(found)
+        return found
+
+    monkeypatch.setattr(NamedOptimizer, "destinations", counted)
+    restore_cast(0, str(tmp_path))
+    assert made
+    assert len(made) == len(set(made))
 
 
 def restore_cast(rank: int, uri: str) -> tuple[None, dict[str, Any], keepstep.Restored]:

@@ -66,7 +66,8 @@ def finish_load(planned: PlannedLoad, state: Loadable, fit: Fit) -> None:
     """The last part: hand over what was not read into place. *Ranks:* local."""
     loaded = planned.template
     if fit.casts:
-        _convert(loaded, state.template(fit.contents, with_rng=False), fit)
+        converted = {path: fit.contents[path] for path in fit.casts if _is_of_module(path)}
+        _convert(loaded, state.template(converted, with_rng=False), fit)
     for name in {optimizer for optimizer, _ in fit.parameters}:
         for group in loaded[name].get("param_groups", []):
             group["params"] = [fit.parameters.get((name, fqn), fqn) for fqn in group["params"]]
