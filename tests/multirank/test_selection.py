@@ -243,6 +243,41 @@ def test_a_slip_of_the_pen_does_not_restore_nothing(run_ranks: RunRanks, tmp_pat
                 session.restore(only=[slip])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"only": ["optim.param_groups.0.lr"]}, {"skip": ["optim.param_groups.*.params"]}],
+)
+def test_options_without_the_parameters_of_their_group_are_refused(
+    run_ranks: RunRanks, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    run_ranks(1, save, str(tmp_path), "none")
+    model = Net(2)
+    optim = AdamW(model.parameters(), lr=0.5)
+    built = full_state(model=model, optim=optim)
+    with (
+        open_session(str(tmp_path)) as session,
+        pytest.raises(ConfigError, match=r"leave out optim\.param_groups\.0\.params"),
+    ):
+        session.track(model=model, optim=optim)
+        session.restore(**options)
+    assert_equal(full_state(model=model, optim=optim), built)
+
+
+@pytest.mark.parametrize(
+    ("options", "lr"),
+    [
+        ({"skip": ["optim.param_groups.*.lr"]}, 0.5),
+        ({"only": ["optim.param_groups.*.lr", "optim.param_groups.*.params"]}, 0.01),
+    ],
+)
+def test_with_them_single_options_are_chosen_from(
+    run_ranks: RunRanks, tmp_path: Path, options: dict[str, Any], lr: float
+) -> None:
+    run_ranks(1, save, str(tmp_path), "none")
+    ((_, after, _),) = run_ranks(1, restore, str(tmp_path), "none", options, {})
+    assert after[".optim.param_groups.0.lr"] == lr
+
+
 def test_another_dtype_is_converted_on_request_alone(run_ranks: RunRanks, tmp_path: Path) -> None:
     def refused(rank: int) -> str:
         model = Net(2).bfloat16()

@@ -86,7 +86,10 @@ def fit_state(
         if not is_partial or state.tracks(str(path[0]))
     }
     groups = state.optimizer_groups()
-    optimizers = [name for name in groups if selection.takes(f"{name}.param_groups")]
+    with_options = {path[0] for path in fit.contents if path[1:2] == ("param_groups",)}
+    optimizers = [
+        name for name in groups if name in with_options or selection.takes(f"{name}.param_groups")
+    ]
     differences = find_differences(
         expected={
             path: spec for path, spec in state.expected().items() if selection.takes(_dotted(path))
@@ -132,6 +135,7 @@ def _select(metadata: Metadata, state: Comparable, selection: Selection) -> Fit:
         and (there := str(_path_of(metadata, fqn)[2])) != path[2]
     }
     _check_unique(wanted)
+    _check_groups(metadata, wanted, selection, owners)
     return Fit(_narrowed(metadata, wanted), _names(wanted), parameters=parameters)
 
 
@@ -273,6 +277,25 @@ def _check_unique(wanted: Mapping[str, Path]) -> None:
         if (other := first.setdefault(path, fqn)) != fqn:
             raise ConfigError(
                 f"rename= gives {other} and {fqn} of the checkpoint one name, {_dotted(path)}"
+            )
+
+
+def _check_groups(
+    metadata: Metadata,
+    wanted: Mapping[str, Path],
+    selection: Selection,
+    owners: Mapping[str, str],
+) -> None:
+    """Options come back to where the parameters of their group are."""
+    with_options = {p[0] for p in wanted.values() if p[0] in owners and p[1:2] == ("param_groups",)}
+    for fqn, path in _paths(metadata):
+        is_members = path[1:2] == ("param_groups",) and path[-1] == "params"
+        name = selection.renamed(str(path[0]))
+        if is_members and fqn not in wanted and name in with_options:
+            raise ConfigError(
+                f"only= or skip= leave out {_dotted((name, *path[1:]))}, and not all options of "
+                f"the groups, which cannot be put back without it: take {name}.param_groups as a "
+                "whole, and leave out options by skip="
             )
 
 
