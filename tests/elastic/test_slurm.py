@@ -176,7 +176,7 @@ def test_what_another_start_may_cure_is_queued_again(make_batch: MakeBatch, code
 
 
 @pytest.mark.parametrize(
-    ("nodes", "code"), [("lost 75", 1), ("lost 78", 1), ("SIGKILL 75", 137), ("SIGHUP 75", 129)]
+    ("nodes", "code"), [("lost 75", 1), ("lost 78", 1), ("SIGKILL 75", 137), ("SIGUSR2 75", 140)]
 )
 def test_a_job_that_lost_a_node_is_queued_again(
     make_batch: MakeBatch, nodes: str, code: int

@@ -67,7 +67,7 @@ GIVEN_UP = replace(
         "failures": {
             "0": {
                 **failure(error="ValueError: poison"),
-                "exit_code": 93,
+                "decision": "3 tries in a row have committed nothing: giving up with 93",
                 "restarts": [{"counted": True}, {"counted": True}],
             }
         }
@@ -188,7 +188,7 @@ LIES: list[tuple[str, str, Callable[[Evidence], Evidence]]] = [
         lambda e: with_failure(e, "0", first=failure()["first"]),
     ),
     ("gave_up_for_a_reason", "after 1 tries", lambda e: with_failure(e, "0", restarts=[])),
-    ("gave_up_for_a_reason", "no launcher", lambda e: with_failure(e, "0", exit_code=1)),
+    ("gave_up_for_a_reason", "no launcher", lambda e: with_failure(e, "0", decision="")),
     (
         "trained_without_store",
         "no step was made",

@@ -207,7 +207,11 @@ def test_who_cannot_reach_what_others_reach_leaves_them(
     assert "is out of reach: no route: this node leaves" in str(errors[0])
 
 
-def test_rank_0_that_has_no_address_says_so(job: Job) -> None:
+def test_rank_0_that_has_no_address_says_so(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(host: str, port: int) -> Any:
+        raise RuntimeError(f"no address of {host} port {port} is known")
+
+    monkeypatch.setattr("keepstep.elastic.rendezvous.handler.serve", unknown)
     a = job.node("name.invalid", least=1, most=1)
     with pytest.raises(RendezvousConnectionError, match="--local-addr"):
         a.next_rendezvous()
