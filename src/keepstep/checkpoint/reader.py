@@ -79,7 +79,9 @@ class Snapshot:
                 entries[frame.fqn] = BytesStorageMetadata()
                 places[MetadataIndex(frame.fqn)] = frame
             else:
-                entry = entries.setdefault(frame.fqn, _tensor_entry(frame))
+                entry = entries.get(frame.fqn)
+                if entry is None:
+                    entry = entries[frame.fqn] = _tensor_entry(frame)
                 chunk = ChunkStorageMetadata(torch.Size(frame.offsets), torch.Size(frame.shape))
                 entry.chunks.append(chunk)
                 places[MetadataIndex(frame.fqn, frame.offsets)] = frame

@@ -121,6 +121,7 @@ class AppState:
         }
         return state
 
+    @torch.no_grad()  # parts of a DTensor are views then, and nothing that autograd knows of
     def template(
         self, contents: Mapping[Path, TensorSpec | None], *, with_rng: bool
     ) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class AppState:
                 mine = {path[1:]: s for path, s in contents.items() if s and path[0] == name}
                 found = optimizer.destinations(mine)
                 for inner, tensor in found.items():
-                    refuse_meta(".".join(map(str, (name, *inner))), tensor)
+                    refuse_meta((name, *inner), tensor)
                     destinations[(name, *inner)] = tensor
         for path in sorted(destinations, key=_path_order):
             _insert(template, path, destinations[path])
@@ -252,6 +253,7 @@ class AppState:
         for name, module in self._modules.items():
             check_current_device(name, chain(module.parameters(), module.buffers()))
 
+    @torch.no_grad()
     def check_in_place(self) -> None:
         """*Raises:* ``ConfigError`` naming an entry of a module that could not be put back.
 

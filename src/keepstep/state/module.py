@@ -60,7 +60,7 @@ class NamedModule:
         """
         chosen = {key: entry for key, entry in self._entries.items() if key in keys}
         for key, entry in chosen.items():
-            refuse_meta(f"{self._name}.{key}", entry)
+            refuse_meta((self._name, key), entry)
             self._refuse_copy(key)
         return chosen
 
@@ -161,12 +161,12 @@ def is_extra_state(key: str) -> bool:
     return key.rpartition(".")[2] == _EXTRA_STATE
 
 
-def refuse_meta(name: str, entry: Any) -> None:
+def refuse_meta(path: tuple[str | int, ...], entry: Any) -> None:
     """*Raises:* ``ConfigError`` if there is no memory to load an entry into."""
     if isinstance(entry, torch.Tensor) and _local(entry).is_meta:
         raise ConfigError(
-            f"state entry {name} is on the meta device, where nothing can be loaded into it; "
-            "give the model memory first, as by to_empty(device=...)"
+            f"state entry {'.'.join(map(str, path))} is on the meta device, where nothing can be "
+            "loaded into it; give the model memory first, as by to_empty(device=...)"
         )
 
 
