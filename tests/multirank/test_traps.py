@@ -143,7 +143,13 @@ def _start_method(wrapping: str) -> str:
     return "spawn" if "compiled" in wrapping else "fork"
 
 
-@pytest.mark.parametrize("wrapping", list(WRAPPINGS)[1:])
+@pytest.mark.parametrize(
+    "wrapping",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name == "ddp of compiled" else [])
+        for name in list(WRAPPINGS)[1:]
+    ],
+)
 def test_wrappers_change_no_name(run_ranks: RunRanks, tmp_path: Path, wrapping: str) -> None:
     states = [
         run_ranks(1, train_wrapped, str(tmp_path), name, start_method=_start_method(name))[0]

@@ -570,7 +570,11 @@ def test_ranks_that_are_silent_together_are_waited_for_together() -> None:
     late.join()
 
 
-def test_a_coordinator_that_plans_for_longer_than_the_timeout_is_waited_for() -> None:
+def test_a_coordinator_that_plans_for_longer_than_the_timeout_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("keepstep.commit.protocol._LONG_PLANS_BYTES", 1)
+
     def plan_long(rank: int, name: str) -> None:
         if (rank, name) == (0, "global_plan"):
             time.sleep(2.5)

@@ -15,7 +15,7 @@ docs/protocol.md says what each crash in between leaves behind.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -44,6 +44,9 @@ from keepstep.world import World
 _WHOLE_PLAN = f"{Phase.PLAN}.whole"
 _PATIENCE_SECONDS = 300.0
 """How long a rank that waits for the store counts as alive: a few requests with their retries."""
+
+_LONG_PLANS_BYTES = 1 << 20
+"""Local plans of so many bytes may take the coordinator longer than a rank may be silent."""
 
 _ASKED, _GIVEN = b"?", b"="
 
@@ -156,8 +159,7 @@ class Attempt:
         that cannot stage says so in :meth:`persist`.
         """
         try:
-            # To plan for many tensors and ranks may take the coordinator longer than its timeout.
-            with self._timeline.phase(Phase.PLAN), self._barrier.kept_alive(_PATIENCE_SECONDS):
+            with self._timeline.phase(Phase.PLAN):
                 plan = self._plan()
         except (CommitAborted, BarrierTimeout, StorageError) as error:
             self._abort(error)
@@ -212,7 +214,10 @@ class Attempt:
         return barrier.await_answer(topic)
 
     def _global_plan(self, topic: str) -> list[bytes]:
-        plans = self._participant.global_plan(self._barrier.collect(topic))
+        local_plans = self._barrier.collect(topic)
+        takes_long = sum(map(len, local_plans)) >= _LONG_PLANS_BYTES
+        with self._barrier.kept_alive(_PATIENCE_SECONDS) if takes_long else nullcontext():
+            plans = self._participant.global_plan(local_plans)
         if plans is None:
             return [_ASKED] * self._world.world_size
         return [_GIVEN + plan for plan in plans]
