@@ -63,12 +63,12 @@ class Frame:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Frame":
-        # As lists they are nobody else's: they are replaced where they are.
-        data["path"] = tuple(data["path"])
-        if data["kind"] == "tensor":
-            for name in ("global_shape", "offsets", "shape"):
-                data[name] = tuple(data[name])
-        return cls(**data)
+        tuples: dict[str, Any] = {
+            name: tuple(data[name])
+            for name in ("path", "global_shape", "offsets", "shape")
+            if name in data
+        }
+        return cls(**{**data, **tuples})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

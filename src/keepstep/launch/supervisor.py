@@ -272,7 +272,10 @@ class Supervisor(LocalElasticAgent):
         time.sleep(budget.pause_seconds)
 
     def _decision(self, demand: Demand, first: RankEnd, group: WorkerGroup) -> tuple[int, str]:
-        """The exit code, if it comes to that, and a sentence."""
+        """The exit code, if it comes to that, and a sentence.
+
+        A node that gives up has left the others by then, and has looked what becomes of them.
+        """
         budget, code = self._job.budget, first.status
         if demand is Demand.LEAVE:
             return code, f"this node leaves: {described(code)}"
@@ -364,7 +367,10 @@ class Supervisor(LocalElasticAgent):
 
 
 def _others_go_on(group: WorkerGroup) -> bool:
-    """Whether it is this node that fails, and not the job: the others train on without it."""
+    """Leave them, and see whether they come together: then this node fails, and not the job.
+
+    *Blocks:* until that is known, or for a minute and a half.
+    """
     handler = group.spec.rdzv_handler
     return isinstance(handler, KeepstepRendezvousHandler) and handler.others_go_on(
         within_seconds=_LOOK_SECONDS

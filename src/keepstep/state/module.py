@@ -48,7 +48,7 @@ class NamedModule:
     def _entries(self) -> dict[str, Any]:
         return {
             self._clean(key): as_one_value(f"{self._name}.{key}", value)
-            if is_extra_state(key)
+            if _is_extra_state(key)
             else value
             for key, value in self._module.state_dict().items()
         }
@@ -156,7 +156,7 @@ class NamedModule:
         return ".".join(kept)
 
 
-def is_extra_state(key: str) -> bool:
+def _is_extra_state(key: str) -> bool:
     """Whether a module's entry is what its ``get_extra_state`` returned, of any type."""
     return key.rpartition(".")[2] == _EXTRA_STATE
 
